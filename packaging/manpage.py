@@ -44,7 +44,7 @@ Other files' paths are relative to the file they stand in.
 tells every mistake with its place;
 .Dl relayctl reload
 puts the settings in force, but for those that take a restart:
-.Ic hostname , spool , node , control , metrics , console , workers , listen ,
+.Ic hostname , spool , node , away , control , metrics , console , workers , listen ,
 .Ic resolver , relay-port .
 Of
 .Ic listen

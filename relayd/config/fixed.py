@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from relayd.config.settings import SPECS, Effect, Listener
-from relayd.config.spoolplace import SpoolPlace
-from relayd.config.values import ConsolePlace, MetricsPlace, NameOrder
+from relayd.config.spoolplace import Away, SpoolPlace
+from relayd.config.values import ConsolePlace, MayEdit, MetricsPlace, NameOrder
 from relayd.rules.language.lexer import lex, quote
 from relayd.rules.language.source import Source
 from relayd.rules.language.words import Words
@@ -22,7 +22,10 @@ def _statements(fixed: Mapping[str, Any]) -> Iterator[str]:
     for name, spec in SPECS.items():
         value = fixed.get(spec.attribute, ())
         for each in value if isinstance(value, tuple) else (value,):
-            whole = isinstance(each, (Listener, MetricsPlace, ConsolePlace, NameOrder, SpoolPlace))
+            whole = isinstance(
+                each,
+                (Listener, MetricsPlace, ConsolePlace, MayEdit, NameOrder, SpoolPlace, Away),
+            )
             yield f"{name} {each.statement if whole else quote(str(each))}"
 
 

@@ -1,4 +1,4 @@
-"""Reads the keys file of sender rewriting: one key a line, as PostSRSd has it."""
+"""Files with keys: what is read of one, and those of sender rewriting, as PostSRSd has them."""
 
 from __future__ import annotations
 
@@ -20,31 +20,42 @@ def keys_path(name: str, place: Place, folder: Path) -> Path:
     return beside if is_there(beside) else folder / name
 
 
+def read_key_file(
+    name: str, path: Path, place: Place, *, most: int, danger: str, expected: str
+) -> bytes:
+    """What is in it; raises Complaint, which never shows a line of the file.
+
+    `name`: as the statement has it; `danger`: what it means that any user of this machine may read
+    it; `expected`: what stands in it where it is larger than `most` octets.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(most + 1)
+    except OSError as error:
+        what = f"cannot read {name}: {error.strerror or error}"
+        raise Complaint(place, what, similar_file(path)) from None
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        may = "readable" if mode & stat.S_IROTH else "writable"
+        what = f"{name} is world-{may} (mode {stat.S_IMODE(mode):04o}): {danger}"
+        raise Complaint(place, what, f"expected e.g. chmod 640 {path}")
+    if len(data) > most:
+        raise Complaint(place, f"{name} is larger than {most} octets", expected)
+    return data
+
+
 def read_keys(statement: SrsDomain, path: Path) -> tuple[bytes, ...]:
     """The keys, the one that signs first; raises Complaint, which never shows a line of the file.
 
     Everything but the line's end belongs to a key, as with PostSRSd: so blanks count.
     """
     name, place = statement.keys_file, statement.keys_place
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(MAX_SIZE + 1)
-    except OSError as error:
-        what = f"cannot read {name}: {error.strerror or error}"
-        raise Complaint(place, what, similar_file(path)) from None
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
-        may = "readable" if mode & stat.S_IROTH else "writable"
-        raise Complaint(
-            place,
-            f"{name} is world-{may} (mode {stat.S_IMODE(mode):04o}): with its keys any user of"
-            " this machine could make relayd relay for him",
-            f"expected e.g. chmod 640 {path}",
-        )
-    if len(data) > MAX_SIZE:
-        raise Complaint(
-            place, f"{name} is larger than {MAX_SIZE} octets", "expected one key a line"
-        )
+    data = read_key_file(
+        *(name, path, place),
+        most=MAX_SIZE,
+        danger="with its keys any user of this machine could make relayd relay for him",
+        expected="expected one key a line",
+    )
     keys = []
     for number, line in enumerate(data.split(b"\n"), 1):
         key = line.rstrip(b"\r")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relayd.config.files import COMMENT, read_text, short_name, similar_file
+from relayd.config.hooks import Hook, with_keys
 from relayd.config.hostname import hostname_cautions
 from relayd.config.keys import keys_path, read_keys
 from relayd.config.lastgood import LastGoodError, last_good
@@ -38,7 +39,7 @@ from relayd.config.settings import (
     system_hostname,
 )
 from relayd.config.shortnames import unfindable
-from relayd.config.spoolplace import SpoolPlace
+from relayd.config.spoolplace import Away, SpoolPlace
 from relayd.config.tables import TableLoader
 from relayd.config.texts import Texts
 from relayd.config.tls import certificate_problems, open_keys, resolved
@@ -178,7 +179,8 @@ class _Loader:
     ) -> None:
         self._folder = path.parent
         self._scoped: list[tuple[Include, str, str]] = []  # with its folder, and how it is spelled
-        self._sources: list[Source] = []
+        self._read: list[Source] = []
+        self._sources: dict[str, Path] = {}
         self._given, self._texts = texts, texts or Texts()
         self._items: list[Item] = []
         self._settings: dict[str, list[Setting]] = {}
@@ -219,7 +221,9 @@ class _Loader:
             self._problems.append(complaint.problem)
             return
         self._open.append(real)
-        self.take(Source.of(text, shown, short_name(path, self._folder)), path.parent)
+        name = short_name(path, self._folder)
+        self._sources[name] = path.absolute()
+        self.take(Source.of(text, shown, name), path.parent)
         self._open.pop()
 
     @property
@@ -239,7 +243,7 @@ class _Loader:
 
     def take(self, source: Source, folder: Path) -> None:
         """Read a text's statements, and what they include, in order."""
-        self._sources.append(source)
+        self._read.append(source)
         self._unseen += unseen(source, COMMENT)
         lexed = lex(source)
         self._problems += lexed.problems
@@ -308,7 +312,7 @@ class _Loader:
             tuple(names),
             not_asked,
             self._folder,
-            tuple(self._sources),
+            tuple(self._read),
         )
         return read_files(
             found, given, self._texts, lambda: None if path is None else _kept(spool, path)
@@ -318,7 +322,9 @@ class _Loader:
     def spool(self) -> Path:
         """Where mail lies, as far as it is said."""
         given = self._settings.get("spool")
-        return self._folder / str(given[0].value if given else Settings.spool)
+        place = given[0].value if given else Settings.place
+        assert isinstance(place, SpoolPlace)
+        return self._folder / place.folder
 
     def _complain(self, place: Place | None, path: str, what: str, expected: str) -> None:
         where = place or Place(Source(path, path, ()), 1)
@@ -360,6 +366,8 @@ class _Loader:
         own = [(each.address, each.port) for each in listeners if isinstance(each, Listener)]
         problems += self._certificates(values)
         problems += self._tls_reports(values)
+        problems += self._hooks(values)
+        problems += self._away(place)
         problems += hop_problems(ruleset.next_hops, places, own, hostname)
         problems += self._logins(values, ruleset.next_hops, places, tables)
         problems += [*shadowed(ruleset), *loops(ruleset)]
@@ -369,6 +377,8 @@ class _Loader:
         reached = [each for each in listeners or Settings.listeners if isinstance(each, Listener)]
         names = [str(each) for each in listeners] or list(map(str, Settings.listeners))
         scoped = self._scoped_files(ruleset, names, place.folder, path, not_asked)
+        if wrong := scoped.drafted(self._texts.draft):
+            raise ConfigErrors(wrong)
         warnings = (
             *self._hostname(path, hostname),
             *self._unseen,
@@ -393,9 +403,31 @@ class _Loader:
             files=(*self._files, *loader.files, *(each.path for each in scoped.files.values())),
             patterns=tuple(self._patterns),
             warnings=warnings,
+            sources={**self._sources, **scoped.sources},
             texts=self._given,
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
+
+    def _hooks(self, values: dict[str, object]) -> list[Problem]:
+        """The keys of `hook` statements, and names that are given twice."""
+        problems: list[Problem] = []
+        found: dict[str, Hook] = {}
+        for each in self._settings.get("hook", ()):
+            if not isinstance(each.value, Hook):
+                continue
+            path = keys_path(str(each.value.secret), each.place, self._folder)
+            self._files.setdefault(path, each.place)
+            try:
+                given = with_keys(each.value, path, each.place)
+            except Complaint as complaint:
+                problems.append(complaint.problem)
+                continue
+            if given.name in found and given != found[given.name]:  # else it is told already
+                what = f"there is a hook {given.name} already"
+                problems.append(Problem(each.place, what, "expected another name"))
+            found[given.name] = given
+        values["hooks"] = tuple(found.values())
+        return problems
 
     def _values_of(self, name: str) -> list[object]:
         """What the statements of a setting say, in order."""
@@ -468,6 +500,18 @@ class _Loader:
         ]
         return [((self._folder / key).absolute(), place) for key, place in given if key]
 
+    def _away(self, spool: SpoolPlace) -> list[Problem]:
+        """`away keep` is for a database that may be away."""
+        return [
+            Problem(
+                each.place,
+                f"away {each.value}, but there is no database that could be away",
+                'expected a spool such as postgresql "service=relayd"',
+            )
+            for each in self._settings.get("away", ())
+            if each.value != Away() and not spool.database
+        ]
+
     def _tls_reports(self, values: dict[str, object]) -> list[Problem]:
         """The key of the setting `tls-reports`."""
         for each in self._settings.get("tls-reports", ()):
@@ -510,6 +554,7 @@ class _Loader:
         ]
         problems = listener_problems(given, tables, pairs, in_clear=in_clear)
         problems += console_problems(consoles, tables)
+        problems += self._edits_nowhere()
         secrets: dict[str, Secret] | None = None
         setting = next(iter(self._settings.get("secrets", ())), None)
         if setting is not None:
@@ -532,6 +577,14 @@ class _Loader:
         broken = [each.tokens[1].text for each in self._broken if _is_oauth(each)]
         known = [*providers, *broken]
         return [*problems, *wrong, *unknown_logins(hops, places, secrets, known)]
+
+    def _edits_nowhere(self) -> list[Problem]:
+        """Of `console may edit` where there is no console."""
+        given = self._settings.get("console", ())
+        if any(isinstance(each.value, ConsolePlace) for each in given):
+            return []
+        hint = 'expected "console listen unix:/run/relayd/console.sock" as well'
+        return [Problem(each.place, "there is no console to edit at", hint) for each in given]
 
     def _keys(self) -> tuple[bytes, ...]:
         """The keys of sender rewriting; none: there is no `srs domain`."""

@@ -101,6 +101,19 @@ class ScopedFiles:
         parts = [each.part for each in self.files.values() if each.part is not None]
         return with_parts(self.main.rules, parts)
 
+    @property
+    def sources(self) -> dict[str, Path]:
+        """The files by the names that their rules go by."""
+        return {
+            _plain(short_name(each.path, self.main.folder)): each.path
+            for each in self.files.values()
+        }
+
+    def drafted(self, draft: str | None) -> list[Problem]:
+        """What is wrong with the one that somebody is writing."""
+        found = self.files.get(draft) if draft is not None else None
+        return [] if found is None else list(found.problems)
+
     def warnings(self) -> list[Problem]:
         """What is wrong with some."""
         return [one for each in self.files.values() if each.problems for one in each.warnings()]
@@ -125,7 +138,7 @@ def read_files(
         for path in paths:
             files[path] = reader.read(include, path)
     read = ScopedFiles(main, files)
-    if found:
+    if found and texts.draft is None:  # a draft was never in force
         _last.pop(main.folder, None)
         _last[main.folder] = read
         if len(_last) > 1:  # whoever reads others in turn has time

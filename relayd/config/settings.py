@@ -10,16 +10,18 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relayd.config.hooks import Hook, hook
 from relayd.config.logins import SUBMISSION, yes_no
 from relayd.config.oauth import oauth
 from relayd.config.peers import NOBODY, XCLIENT_LOGIN, Peers
 from relayd.config.reports import OF_BUDGET, OF_SUCCESS, reports, tls_reports
-from relayd.config.spoolplace import SpoolPlace, node, spool_place
+from relayd.config.spoolplace import Away, SpoolPlace, away, node, spool_place
 from relayd.config.texts import Texts
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
     STRICT,
     ConsolePlace,
+    MayEdit,
     MetricsPlace,
     NameOrder,
     Options,
@@ -155,6 +157,7 @@ class Settings:
     next_hops: Mapping[str, NextHop]
     files: tuple[Path, ...] = ()  # everything that was read, to see when it changes
     patterns: tuple[str, ...] = ()  # of `include`: what they find may become more
+    sources: Mapping[str, Path] = field(default_factory=dict)  # with statements in them, by name
     warnings: tuple[Problem, ...] = ()
     waiting: tuple[str, ...] = ()  # settings for which the files have something new at a restart
     texts: Texts | None = field(default=None, compare=False, repr=False)  # given to `load`
@@ -168,12 +171,20 @@ class Settings:
         word="spool",
     )
     node: str = setting(node, "a name", RESTART, default="")  # empty: the hostname
+    away: Away = setting(away, "defer, or keep and a path", RESTART, default=Away())
     control: Path = setting(path_of, "a path", RESTART, default=Path("/var/spool/relayd/control"))
     metrics: tuple[MetricsPlace, ...] = setting(
         metrics, "listen, and an address or unix socket", RESTART, default=(), repeatable=True
     )
-    console: tuple[ConsolePlace, ...] = setting(
-        console, "listen, unix socket or address, auth", RESTART, default=(), repeatable=True
+    console: tuple[ConsolePlace | MayEdit, ...] = setting(
+        console,
+        "listen, unix socket or address, auth; or may edit",
+        RESTART,
+        default=(),
+        repeatable=True,
+    )
+    hooks: tuple[Hook, ...] = setting(
+        hook, "name, URL, events and a key", default=(), word="hook", repeatable=True
     )
     workers: int = setting(workers, "processes, or auto", RESTART, default=0)  # 0: auto
     listeners: tuple[Listener, ...] = setting(
@@ -271,6 +282,16 @@ class Settings:
     def name_order(self) -> NameOrder:
         """How the hosts of next hops are looked up; the last one counts."""
         return name_order(self.resolver)
+
+    @property
+    def console_places(self) -> list[ConsolePlace]:
+        """Where the console is."""
+        return [each for each in self.console if isinstance(each, ConsolePlace)]
+
+    @property
+    def console_edits(self) -> bool:
+        """Whether the files with the rules may be changed there."""
+        return MayEdit() in self.console
 
     @property
     def spool(self) -> Path:

@@ -41,6 +41,30 @@ def spool_place(words: Words) -> SpoolPlace:
     return SpoolPlace(path(words) if words.skip_word("folder") else USUAL, database)
 
 
+@dataclass(frozen=True, slots=True)
+class Away:
+    """`away defer`, or `away keep /var/spool/relayd`: what becomes of mail without the database."""
+
+    folder: Path | None = None  # where mail is kept meanwhile; None: clients are to come again
+
+    @property
+    def statement(self) -> str:
+        """The words behind `away`."""
+        return "defer" if self.folder is None else f"keep {quote(str(self.folder))}"
+
+    def __str__(self) -> str:
+        return self.statement
+
+
+def away(words: Words) -> Away:
+    """The words behind `away`."""
+    if words.skip_word("defer"):
+        return Away()
+    if words.skip_word("keep"):
+        return Away(path(words))
+    raise words.missing("defer, or keep and a path")
+
+
 def node(words: Words) -> str:
     """The machine's name among those that share a spool."""
     return words.word("a name of this node, e.g. gw1").text

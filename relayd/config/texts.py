@@ -50,9 +50,39 @@ class Texts:
     def keep(self, path: str, octets: bytes) -> None:
         """What is in force of a file, whose path is absolute, whatever stands there."""
 
+    @property
+    def draft(self) -> str | None:
+        """The absolute path of what somebody is writing, who wants to hear of every mistake."""
+        return None
+
     def find(self, pattern: str) -> list[str]:
         """The paths that a pattern of `include` fits, in the order of their names."""
         return sorted(glob.glob(pattern))  # noqa: PTH207 - glob's own spelling
+
+
+class DraftedTexts(Texts):
+    """Reads from disk, but for one file that is being written."""
+
+    def __init__(self, path: Path, draft: bytes) -> None:
+        self._path = _name(path)
+        self._draft = draft
+
+    @property
+    def draft(self) -> str | None:
+        """See Texts."""
+        return self._path
+
+    def octets(self, path: Path) -> bytes:
+        """See Texts."""
+        return self._draft if _name(path) == self._path else super().octets(path)
+
+    def piece(self, path: Path, most: int) -> bytes:
+        """See Texts."""
+        return self._draft[:most] if _name(path) == self._path else super().piece(path, most)
+
+    def look(self, path: str) -> object:
+        """See Texts."""
+        return None if path == self._path else super().look(path)
 
 
 class RecordedTexts(Texts):

@@ -270,9 +270,29 @@ class ConsolePlace:
         return f"{self.place.statement}{f' {AUTH} {self.table}' if self.table else ''}"
 
 
-def console(words: Words) -> ConsolePlace:
-    """`listen`, where the console is, and who logs in."""
+@dataclass(frozen=True, slots=True)
+class MayEdit:
+    """At the console its administrators may change the files with the rules."""
+
+    def __str__(self) -> str:
+        return self.statement
+
+    @property
+    def statement(self) -> str:
+        """What the file says behind `console`."""
+        return f"{_MAY} {_EDIT}"
+
+
+_MAY, _EDIT = "may", "edit"
+
+
+def console(words: Words) -> ConsolePlace | MayEdit:
+    """`listen`, where the console is, and who logs in; or `may edit`."""
     expected = "unix:/run/relayd/console.sock, or ADDRESS:PORT auth TABLE"
+    if words.skip_word(_MAY):
+        if not words.skip_word(_EDIT):
+            raise words.missing(f'"{_EDIT}"')
+        return MayEdit()
     place = _http_place(words, expected)
     if not words.skip_word(AUTH):
         if place.path is None:

@@ -51,12 +51,14 @@ def moment(written: str) -> float:
 
 def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     """All that may be said on the command line; `run`: what carries out the command of a name."""
-    top = argparse.ArgumentParser(
+    top = _Grouped(
         prog="relayctl", description="See and steer a running relayd.", parents=[_everywhere()]
     )
-    top.set_defaults(config=None, socket=None, json=False, color="auto")
+    top.set_defaults(config=None, socket=None, json=False, color="auto", no_pager=False)
     top.add_argument("--version", action="version", version=f"relayd {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
+    )
 
     def command(name: str, about: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=about, description=about, parents=[_everywhere()])
@@ -64,10 +66,16 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
         return added
 
     command("status", "how the daemon is, and what waits where")
+    looking = command("top", "the same, live on the terminal, with rates")
+    looking.add_argument("--interval", type=span, default=2, metavar="TIME",
+                         help="between two looks; default: 2s")  # fmt: skip
     listing = command("queue", "list what is waiting")
     _add_filter(listing)
+    _add_form(listing)
     listing.add_argument("--limit", type=int, default=0, metavar="N", help="at most N messages")
-    _add_find(command("find", "look for mail, waiting or finished, the newest first"))
+    finding = command("find", "look for mail, waiting or finished, the newest first")
+    _add_find(finding)
+    _add_form(finding)
     _add_follow(command("follow", "tell what happens, as it happens"))
     _add_digest(command("digest", "a summary of a day: what came, left, failed and was refused"))
     showing = command("show", "all about messages, waiting or finished")
@@ -93,7 +101,10 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     _add_question(asking)
     _add_replay(command("replay", "what new rules would make of the mail of the last days"))
     command("filters", "who is asked about mail, how fast they are, how often in trouble")
-    command("audit", "whether every recipient in the ledger is accounted for")
+    auditing = command("audit", "whether every recipient in the ledger is accounted for")
+    auditing.add_argument("--cluster", action="store_true",
+                          help="and what nodes have delivered that was others'")  # fmt: skip
+    command("cluster", "the nodes that share a spool, and how its database is")
     checking = command("check", "whether the configuration on disk is good")
     checking.add_argument("file", nargs="?", type=Path, metavar="FILE",
                           help="relayd.conf; without, that of the running relayd")  # fmt: skip
@@ -136,7 +147,42 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     rerouting.add_argument("--route-only", action="store_true",
                            help="only the next hop: addresses stay as they are")  # fmt: skip
     command("suspended", "what is suspended, for how long, and why")
+    completing = command("completion", "what bash, zsh or fish reads to complete this command line")
+    completing.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
     return top
+
+
+SHELLS = ("bash", "zsh", "fish")
+GROUPS = (
+    ("See", ("status", "top", "queue", "find", "follow", "show", "why", "content", "digest")),
+    ("Steer mail", ("retry", "hold", "release", "remove", "held", "suspend", "resume", "suspended",
+                    "reroute")),
+    ("Rules and configuration", ("check", "reload", "restart", "explain", "replay", "import",
+                                 "table", "limits")),
+    ("Others' servers", ("pace", "blame", "filters", "backscatter", "tls-report")),
+    ("Logins, keys and tokens", ("user", "token", "oauth", "dkim")),
+    ("The spool, the shell", ("audit", "spool", "completion")),
+)  # fmt: skip
+"""The commands as `relayctl help` has them."""
+
+
+class _Grouped(argparse.ArgumentParser):
+    """Whose help has the commands by what they are for."""
+
+    def format_help(self) -> str:
+        abouts: dict[str, str] = {}
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                abouts = {each.dest: each.help or "" for each in action._choices_actions}
+        lines = ["usage: relayctl [OPTION ...] COMMAND [ARGUMENT ...]", "", self.description or ""]
+        for title, names in GROUPS:
+            lines += ["", f"{title}:", *(f"  {name:12}{abouts[name]}" for name in names)]
+        formatter = self._get_formatter()
+        formatter.start_section("Before or behind a command")
+        formatter.add_arguments([each for each in self._actions if each.option_strings])
+        formatter.end_section()
+        more = "relayctl help COMMAND says more of one; relayctl(8) has all of it."
+        return "\n".join([*lines, "", formatter.format_help().rstrip(), "", more, ""])
 
 
 def _everywhere() -> argparse.ArgumentParser:
@@ -146,6 +192,7 @@ def _everywhere() -> argparse.ArgumentParser:
     add("-c", "--config", type=Path, metavar="FILE", help="relayd's configuration")
     add("--socket", type=Path, metavar="PATH", help="relayd's control socket")
     add("--json", action="store_true", help="print JSON")
+    add("--no-pager", action="store_true", help="print long output as it is, also on a terminal")
     add("--color", choices=terminal.WHEN, help="auto: on a terminal, without NO_COLOR")
     return options
 
@@ -181,7 +228,7 @@ def _add_user(to: argparse.ArgumentParser) -> None:
 
 
 def _add_token(to: argparse.ArgumentParser) -> None:
-    to.set_defaults(name="", role="", domain=[])
+    to.set_defaults(name="", role="", domain="")
     actions = to.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, about in (
         ("make", "a new token, shown this once"),
@@ -194,9 +241,8 @@ def _add_token(to: argparse.ArgumentParser) -> None:
         if name == "make":
             action.add_argument("--role", choices=[*ROLES], default=str(Role.VIEWER),
                                 metavar="ROLE", help="viewer, operator or admin")  # fmt: skip
-            action.add_argument("--domain", action="append", default=[], metavar="DOMAIN",
-                                help="for the forwards of this domain and nothing else; "
-                                "may be said again")  # fmt: skip
+            action.add_argument("--domain", default="", metavar="DOMAIN",
+                                help="sees and acts on mail for this domain alone")  # fmt: skip
 
 
 def _add_oauth(to: argparse.ArgumentParser) -> None:
@@ -265,6 +311,13 @@ def _add_filter(to: argparse.ArgumentParser) -> None:
     add("--state", default="", choices=["queued", "held"], metavar="queued|held",
         help="only what is due some day, or only what is kept back")  # fmt: skip
     add("--older-than", type=span, default=0, metavar="TIME", help="such as 30m, 2h, 5d")
+
+
+def _add_form(to: argparse.ArgumentParser) -> None:
+    forms = to.add_mutually_exclusive_group()
+    forms.add_argument("--csv", action="store_true", help="a row for each recipient, as it comes")
+    forms.add_argument("--jsonl", dest="json", action="store_true", default=argparse.SUPPRESS,
+                       help="a line of JSON for each, as --json has it")  # fmt: skip
 
 
 def _add_find(to: argparse.ArgumentParser) -> None:

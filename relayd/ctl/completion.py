@@ -1,6 +1,6 @@
 """Completion of relayctl for a shell, made of its command line, which it so always fits.
 
-    python3 -m relayd.ctl.completion bash|zsh|fish
+    relayctl completion bash|zsh|fish
 
 prints what the shell reads; the package has it where the shell looks.
 """
@@ -8,12 +8,9 @@ prints what the shell reads; the package has it where the shell looks.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from relayd.ctl.relayctl import parser
 
 # What a shell would take for its own is in none of them: bash expands the words that it offers.
 _NAME = "[A-Za-z0-9@_.+-]+"
@@ -219,12 +216,8 @@ def _plain(about: str) -> str:
 SHELLS = {"bash": bash, "zsh": zsh, "fish": fish}
 
 
-def completion(shell: str) -> str:
+def completion(shell: str, top: argparse.ArgumentParser) -> str:
     """The text for one shell."""
     first = "#compdef relayctl\n" if shell == "zsh" else ""
     head = f"# {shell} completion for relayctl(8), made of its own command line\n\n"
-    return first + head + "\n".join(SHELLS[shell](list(levels(parser())))) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(completion(sys.argv[1]))
+    return first + head + "\n".join(SHELLS[shell](list(levels(top)))) + "\n"

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, default_config: Path) -> int:
     bar = sys.stderr.isatty() and not options.json
     try:
         with rights_of(spool.stat()):
-            for number, (done, seen) in enumerate(_envelopes(spool, since)):
+            for number, (done, seen) in enumerate(envelopes(spool, since)):
                 replay.feed(seen)
                 if bar and number % _STEP == 0:
                     _draw(number, done(seen.at))
@@ -69,7 +69,7 @@ def _loaded(path: Path) -> Settings:
         raise RehearsalError(f"{path} has errors\n{errors}") from None
 
 
-def _envelopes(spool: Path, since: float) -> Iterator[tuple[Done, Seen | Dropped]]:
+def envelopes(spool: Path, since: float) -> Iterator[tuple[Done, Seen | Dropped]]:
     """Source by source; with each a function that makes a time a part of the whole."""
     shards = shard_folders(spool)
     begun, sources = time.time(), 2 * len(shards)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from relayd.ctl import commandline, spoolcommand, terminal, tlsreport
+from relayd.ctl import commandline, pager, spoolcommand, terminal, tlsreport
 from relayd.ctl.client import Daemon, DaemonError, NotRunningError, told
 from relayd.ctl.commandline import Run
 from relayd.ctl.mistyped import mistyped
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from relayd.ctl.headersection import Letter
 
 OK, FAILED, USAGE = 0, 1, 2
+PAGED = frozenset(
+    {
+        *("status", "queue", "find", "show", "why", "explain", "replay", "digest", "audit"),
+        *("held", "limits", "filters", "pace", "blame", "suspended", "backscatter"),
+    }
+)  # what may be long, ends by itself and asks nothing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,8 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     options = top.parse_args(arguments)
     try:
-        status: int = options.run(options)
-        sys.stdout.flush()
+        status: int = OK
+        with pager.paged(wanted=options.command in PAGED and not options.no_pager):
+            status = options.run(options)
+            sys.stdout.flush()
         return status
     except (FailureError, DaemonError) as error:
         return _failed(options, str(error))
@@ -95,10 +103,36 @@ def status(options: argparse.Namespace) -> int:
     return OK if healthy and as_it_should else FAILED
 
 
+def top(options: argparse.Namespace) -> int:
+    """How it goes, live."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise FailureError("top needs a terminal; in a pipe there are status --json and follow")
+    from relayd.ctl import top as live
+
+    live.run(daemon(options), seconds=max(options.interval, 1), color=options.color)
+    return OK
+
+
+def completion(options: argparse.Namespace) -> int:
+    """What a shell reads to complete the command line."""
+    from relayd.ctl.completion import completion as made
+
+    sys.stdout.write(made(options.shell, parser()))
+    return OK
+
+
 def queue(options: argparse.Namespace) -> int:
     """What is waiting; who may not ask relayd itself hears what is for everybody."""
     gc.disable()  # rows hold no cycles, and looking for some takes longer than all the rest
     documents = queue_of(options).ask("queue", limit=options.limit, **_filter(options))
+    if options.csv:
+        from relayd.ctl import records
+        from relayd.ops.queuerows import queue_messages
+
+        records.write_head(records.QUEUED)
+        for messages in queue_messages(documents):
+            records.write_rows(records.queued_recipients(messages), records.QUEUED)
+        return OK
     if options.json:
         for piece in _json_rows(documents):
             sys.stdout.write(piece)
@@ -121,6 +155,14 @@ def find(options: argparse.Namespace) -> int:
     names = ("sender", "recipient", "message_id", "envid", "client", "login", "subject", "state")
     wanted = {name: getattr(options, name) for name in (*names, "since", "until", "limit")}
     count = 0
+    if options.csv:
+        from relayd.ctl import records
+
+        records.write_head(records.FOUND)
+        for document in daemon(options).ask("find", **wanted):
+            count += len(document["found"])
+            records.write_rows(document["found"], records.FOUND)
+        return OK if count else FAILED
     for document in daemon(options).ask("find", **wanted):
         for found in document["found"]:
             count += 1
@@ -226,19 +268,33 @@ def audit(options: argparse.Namespace) -> int:
     """Whether every recipient ever accepted has ended in one way, or is waiting."""
     audited = 0
     problems: list[list[Any]] = []
-    for document in daemon(options).ask("audit"):
-        audited += document["audited"]
-        for ident, number, problem in document["discrepancies"]:
-            problems.append([ident, number, problem])
-            if not options.json:
-                print(text.safe(f"{ident}  recipient {number}: {problem}"))
+    with pager.StillWorking("audit") as progress:
+        for document in daemon(options).ask("audit"):
+            audited += document["audited"]
+            progress.count = audited
+            problems += document["discrepancies"]
+    if not options.json:
+        for ident, number, problem in problems:
+            print(text.safe(f"{ident}  recipient {number}: {problem}"))
+    of_nodes: dict[str, Any] = {}
+    if options.cluster:
+        of_nodes["late"] = daemon(options).answer("cluster")["late"]
+        if not options.json:
+            print(f"{of_nodes['late']:,} deliveries of what another node had taken over by then")
     if options.json:
-        print(json.dumps({"audited": audited, "discrepancies": problems}))
+        print(json.dumps({"audited": audited, "discrepancies": problems, **of_nodes}))
     elif problems:
         print(f"{len(problems):,} of {audited:,} recipients are not accounted for")
     else:
         print(f"clean: all {audited:,} recipients in the ledger are accounted for")
     return FAILED if problems else OK
+
+
+def cluster(options: argparse.Namespace) -> int:
+    """The nodes that share a spool, and how its database is."""
+    answer = daemon(options).answer("cluster")
+    _show(options, answer, text.cluster_lines(answer))
+    return OK
 
 
 def content(options: argparse.Namespace) -> int:
@@ -323,7 +379,8 @@ def replay(options: argparse.Namespace) -> int:
     from relayd.ctl import rehearsal
 
     try:
-        return rehearsal.run(options, DEFAULT_CONFIG)
+        with pager.StillWorking("replay"):
+            return rehearsal.run(options, DEFAULT_CONFIG)
     except rehearsal.RehearsalError as error:
         raise FailureError(str(error)) from None
 
@@ -391,7 +448,8 @@ def user(options: argparse.Namespace) -> int:
 def spool(options: argparse.Namespace) -> int:
     """Work on a spool's files."""
     try:
-        return spoolcommand.run(options, options.config or DEFAULT_CONFIG)
+        with pager.StillWorking(f"spool {options.action}"):
+            return spoolcommand.run(options, options.config or DEFAULT_CONFIG)
     except spoolcommand.SpoolFailure as error:
         raise FailureError(str(error)) from None
 
@@ -444,7 +502,7 @@ def token(options: argparse.Namespace) -> int:
         action=options.action,
         name=options.name,
         role=options.role,
-        domains=",".join(options.domain),
+        domain=options.domain,
     )
     _show(options, answer, text.token_lines(answer))
     return OK
@@ -469,7 +527,8 @@ def bring_over(options: argparse.Namespace) -> int:
     from relayd.verification import command as migrating
 
     try:
-        return migrating.run(options)
+        with pager.StillWorking("import"):
+            return migrating.run(options)
     except migrating.ImportFailure as error:
         raise FailureError(str(error)) from None
 
@@ -553,13 +612,14 @@ def suspended(options: argparse.Namespace) -> int:
 
 def reroute(options: argparse.Namespace) -> int:
     """What waits goes the way that the rules of now say."""
-    answer = daemon(options).answer(
-        "reroute",
-        ids=options.ids,
-        dry_run=options.dry_run,
-        route_only=options.route_only,
-        **_filter(options),
-    )
+    with pager.StillWorking("reroute"):
+        answer = daemon(options).answer(
+            "reroute",
+            ids=options.ids,
+            dry_run=options.dry_run,
+            route_only=options.route_only,
+            **_filter(options),
+        )
     _show(options, answer, text.reroute_lines(answer, done=not options.dry_run))
     return OK
 
@@ -582,6 +642,8 @@ def restart(options: argparse.Namespace) -> int:
 
 _RUN: dict[str, Run] = {
     "status": status,
+    "top": top,
+    "completion": completion,
     "queue": queue,
     "find": find,
     "follow": follow,
@@ -593,6 +655,7 @@ _RUN: dict[str, Run] = {
     "replay": replay,
     "filters": filters,
     "audit": audit,
+    "cluster": cluster,
     "check": check,
     "reload": reload,
     "user": user,

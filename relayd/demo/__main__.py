@@ -47,7 +47,7 @@ def configuration(folder: Path) -> str:
     """The embedded default, with a console, and with a mailbox whose mail is held."""
     own = DEFAULT.replace("run/spool", str(folder.resolve() / "spool"), 1)
     held = f'hold     to {LOOKED_AT}   "to be looked at in the console"\n\n'
-    console = f"console  listen unix:{folder.resolve() / 'console.sock'}\n"
+    console = f"console  listen unix:{folder.resolve() / 'console.sock'}\nconsole  may edit\n"
     own = own.replace("accept ", f"{console}\n{held}accept ", 1)
     return f"{own}expect   from 127.0.0.1 to {LOOKED_AT} -> hold\n"
 

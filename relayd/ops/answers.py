@@ -103,6 +103,36 @@ class EventAnswer(TypedDict):
     facts: NotRequired[dict[str, str]]
 
 
+class HookEventAnswer(TypedDict):
+    """What a webhook posts of one event."""
+
+    id: str  # the same one whenever it is posted again
+    type: str  # accepted delivered deferred held bounced expired discarded removed report
+    data: EventAnswer  # as `follow` tells it
+
+
+class HookBodyAnswer(TypedDict):
+    """What a webhook posts: events in the order in which they happened."""
+
+    hook: str
+    events: list[HookEventAnswer]
+
+
+class HookStatusAnswer(TypedDict):
+    """A `hook` statement's receiver in `status`."""
+
+    name: str
+    receiver: str  # scheme and host alone
+    events: list[str]
+    waiting: int
+    oldest: float  # when the first one that waits happened; 0: none waits
+    sent: int  # since there is the hook, as is the next one
+    dropped: int  # too many, or too old
+    trouble: str  # why the last request was in vain; empty: it was not
+    since: float  # ... and those before; 0: never
+    next_try: float  # 0: at once
+
+
 class ClientAnswer(TypedDict):
     """Who brought a message; what is not known is left out."""
 
@@ -271,7 +301,7 @@ class TokenAnswer(TypedDict):
     name: str
     role: str  # viewer operator admin
     since: float
-    domains: list[str]  # it is for these and nothing else; none: for everything
+    domain: str  # it is for mail of this domain alone; empty: for all
 
 
 class TokensAnswer(TypedDict):
@@ -345,6 +375,23 @@ class SiteAnswer(TypedDict):
     trouble: str  # what it said; empty: nothing
 
 
+class OauthLoginAnswer(TypedDict):
+    """A login by token, without its secrets."""
+
+    login: str
+    user: str
+    provider: str | None
+    grant: str
+    state: str
+    next_hops: list[str]
+    expires_at: NotRequired[float | None]  # None: nobody said
+    obtained_at: NotRequired[float]
+    renewable: NotRequired[bool]
+    trouble: NotRequired[str]
+    trouble_at: NotRequired[float | None]
+    seconds: NotRequired[float | None]  # `enroll`: for how long the token holds
+
+
 class StatusAnswer(TypedDict):
     """`status`: how relayd is, and what waits where."""
 
@@ -362,6 +409,9 @@ class StatusAnswer(TypedDict):
     warnings: list[str]
     not_listening: list[str]
     tables: NotRequired[list[TableAnswer]]  # those that directories are read into
+    hooks: NotRequired[list[HookStatusAnswer]]
+    logins: NotRequired[list[OauthLoginAnswer]]  # those by token
+    log_dropped: NotRequired[int]  # lines that nobody read in time, since the start
     live_tables: NotRequired[list[LiveTableAnswer]]
     certificates: list[CertificateAnswer]
     limits: list[ReachedLimitAnswer]
@@ -510,23 +560,6 @@ class ForgottenAnswer(TypedDict):
     forgotten: list[str]  # the limits that had counted it
 
 
-class OauthLoginAnswer(TypedDict):
-    """A login by token, without its secrets."""
-
-    login: str
-    user: str
-    provider: str | None
-    grant: str
-    state: str
-    next_hops: list[str]
-    expires_at: NotRequired[float | None]  # None: nobody said
-    obtained_at: NotRequired[float]
-    renewable: NotRequired[bool]
-    trouble: NotRequired[str]
-    trouble_at: NotRequired[float | None]
-    seconds: NotRequired[float | None]  # `enroll`: for how long the token holds
-
-
 class OauthAnswer(TypedDict):
     """`oauth` with `status`; `enroll` answers with one OauthLoginAnswer."""
 
@@ -606,6 +639,80 @@ class ComplaintAnswer(TypedDict):
     warnings: NotRequired[list[str]]
     read: NotRequired[dict[str, Any]]
     restart: NotRequired[list[str]]
+
+
+class RulesFileAnswer(TypedDict):
+    """A file with rules, or other statements, that is in force."""
+
+    file: str  # relative to relayd.conf's folder
+    octets: int
+    changed: float
+    trouble: str  # why it cannot be looked at
+    by: str  # who was the last to change it at the console; empty: nobody
+    at: float  # when; 0: never
+
+
+class RulesFilesAnswer(TypedDict):
+    """`rules list`: in the order they are read."""
+
+    files: list[RulesFileAnswer]
+
+
+class KeptRulesAnswer(TypedDict):
+    """What a file held before somebody replaced it at the console."""
+
+    id: str
+    at: float  # when it was replaced
+    by: str  # who has done it
+    version: str
+
+
+class RulesTextAnswer(TypedDict):
+    """`rules show`: the text of a file, or of one of its kept versions."""
+
+    file: str
+    text: str
+    version: str  # of what is there now: said by who replaces it
+    kept: list[KeptRulesAnswer]  # the newest first
+
+
+class RulesProblemAnswer(TypedDict):
+    """One complaint."""
+
+    file: str
+    line: int  # from 1; 0: of the file as a whole
+    column: int  # in characters, from 1
+    width: int
+    what: str
+    expected: str
+
+
+class RulesCheckAnswer(TypedDict):
+    """`rules check`: what a reload would say if the file were this."""
+
+    file: str
+    complaint: str  # all of it, with lines and carets; empty: it is good
+    problems: list[RulesProblemAnswer]
+    warnings: list[str]
+
+
+class RulesReplayAnswer(TypedDict):
+    """`rules replay`: what a text would make of the mail of the last days."""
+
+    envelopes: int  # recipients looked at
+    whole: bool  # no more of them were there
+    summary: str
+    lines: list[str]  # the same with examples
+    hits: dict[str, int]  # by a rule's place, `file:line`: to how many it had something to say
+
+
+class RulesActivatedAnswer(TypedDict):
+    """`rules activate` and `rules back`: it is in force."""
+
+    file: str
+    version: str
+    warnings: list[str]
+    restart: list[str]  # statements that wait for one
 
 
 class ChangedAnswer(TypedDict):

@@ -16,6 +16,7 @@ from relayd.ops.answers import FiguresAnswer
 from relayd.ops.documents import (
     COLUMNS,
     Document,
+    OffError,
     Request,
     RequestError,
     add_figures,
@@ -45,8 +46,10 @@ from relayd.ops.suspending import SuspendingDesk
 from relayd.ops.training import WORDS, trained
 from relayd.spool.interface import Store
 from relayd.spool.queue import LaneView, Standing
-from relayd.spool.view import AS_THEY_ARE, Accepted, QueueFilter
+from relayd.spool.view import AS_THEY_ARE, Accepted, Backlog, QueueFilter
 
+BESIDE = "beside"  # in a request: another process tells of what several share
+NOTHING: Request = {}
 PAGE = 1000  # messages in one piece of a listing: some 200 KB
 AUDITED = 2000  # recipients in one piece of an audit
 MAX_DESTINATIONS = 100  # lanes told by `status`, those in trouble first
@@ -70,6 +73,7 @@ class Backend:
     lost: Callable[[], Iterable[Mapping[str, object]]] = tuple  # addresses that sources lack
     provider_of: Callable[[str], str] = lambda destination: ""
     full: Callable[[], Iterable[str]] = tuple  # limits of the configuration that are reached
+    cluster: Callable[[], Awaitable[Document]] | None = None  # of the nodes that share the store
 
 
 class Stream(Protocol):
@@ -100,6 +104,13 @@ class Oauth(Protocol):
 
     async def run(self, request: Request, stream: Stream, who: str, others: Operations) -> None:
         """Answer one request; raises RequestError."""
+
+
+class Rules(Protocol):
+    """Who answers what the console asks about the files with the rules."""
+
+    async def answer(self, request: Request, who: str) -> Document:
+        """The answer to one request; raises RequestError."""
 
 
 class CountsDesk(Protocol):
@@ -135,6 +146,7 @@ class OperatorCommands:
         dkim: Explain | None = None,
         tables: CountsDesk | None = None,
         tokens: CountsDesk | None = None,
+        rules: Rules | None = None,
         events: Events | None = None,
         said: Callable[[], Document] = dict,
         filters: Callable[[], Sequence[Document]] = tuple,
@@ -149,6 +161,7 @@ class OperatorCommands:
         self._dkim = dkim
         self._tables = tables
         self._tokens = tokens
+        self._rules = rules
         self._events = events
         self._said = said
         self._filters = filters
@@ -165,6 +178,7 @@ class OperatorCommands:
             "show": self._show,
             "why": self._show,
             "audit": self._audit,
+            "cluster": self._cluster,
             "filters": self._tell_filters,
             "content": self._content,
             "explain": self._answer_explain,
@@ -195,6 +209,9 @@ class OperatorCommands:
         if name == "token":
             await stream.send({"answer": token_answer(self._tokens, request, who)})
             return
+        if name == "rules":
+            await stream.send({"answer": await rules_answer(self._rules, request, who)})
+            return
         if name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})
             return
@@ -208,8 +225,24 @@ class OperatorCommands:
             self._log.notice("operator", command=name, by=who)
         await command({"by": who, **request}, stream)  # a master says who asked it
 
+    def _telling(self, request: Request) -> list[Backend]:
+        """Those that tell of what waits: of a store that several share one alone.
+
+        None of them where another process does it (BESIDE).
+        """
+        shared = [backend for backend in self._backends if backend.cluster is not None]
+        silent = shared if request.get(BESIDE) is True else shared[1:]
+        return [backend for backend in self._backends if backend not in silent]
+
+    async def _cluster(self, request: Request, stream: Stream) -> None:
+        for backend in self._backends:
+            if backend.cluster is not None:
+                await stream.send({"answer": await backend.cluster()})
+                return
+        raise RequestError("mail waits in a folder here, which no other node shares")
+
     async def _status(self, request: Request, stream: Stream) -> None:
-        counts = [await backend.store.counts() for backend in self._backends]
+        counts = [await backend.store.counts() for backend in self._telling(request)]
         waiting = totals(counts)
         destinations: dict[str, int] = waiting.pop("destinations")
         lanes = [lane_document(view) for backend in self._backends for view in backend.lanes()]
@@ -220,7 +253,7 @@ class OperatorCommands:
             for destination, count in destinations.items()
         ]
         oldest: dict[str, float] = {}
-        for backend in self._backends:
+        for backend in self._telling(request):
             for name, at in (await backend.store.backlog()).oldest.items():
                 oldest[name] = min(oldest.get(name, at), at)
         for lane in lanes:
@@ -257,11 +290,13 @@ class OperatorCommands:
             }
         )
 
-    async def figures(self) -> FiguresAnswer:
+    async def figures(self, request: Request = NOTHING) -> FiguresAnswer:
         """What is known without counting."""
         total = no_figures()
+        telling = self._telling(request)
         for backend in self._backends:
-            backlog, now = await backend.store.backlog(), backend.figures()
+            backlog = await backend.store.backlog() if backend in telling else Backlog(0, 0, {})
+            now = backend.figures()
             oldest: dict[str, float] = {}
             for destination, at in backlog.oldest.items():
                 name = DIRECT if is_direct(destination) else destination
@@ -283,7 +318,7 @@ class OperatorCommands:
         return total
 
     async def _figures(self, request: Request, stream: Stream) -> None:
-        await stream.send({"answer": await self.figures()})
+        await stream.send({"answer": await self.figures(request)})
 
     def _sites(self) -> list[Document]:
         return paces([dict(site) for backend in self._backends for site in backend.sites()])
@@ -300,7 +335,8 @@ class OperatorCommands:
             raise RequestError("nothing is suspended here")
 
         async def retry(wanted: QueueFilter) -> int:
-            return sum([await backend.store.retry(wanted) for backend in self._backends])
+            telling = self._telling(request)
+            return sum([await backend.store.retry(wanted) for backend in telling])
 
         await stream.send({"answer": await self._suspending.run(request, retry)})
 
@@ -312,7 +348,7 @@ class OperatorCommands:
         answers = [
             await self._rerouting.run(request, backend, replace(wanted, ident=ident))
             for ident in idents or [0]
-            for backend in (self._holding(ident) if ident else self._backends)
+            for backend in (self._holding(ident, request) if ident else self._telling(request))
         ]
         await stream.send({"answer": rerouted(answers)})
 
@@ -321,7 +357,7 @@ class OperatorCommands:
         left = int(number_of(request, "limit")) or -1
         head: Document = dict(COLUMNS)
         said: dict[str, float] = {}
-        for backend in self._backends:
+        for backend in self._telling(request):
             # when those behind are tried, whatever their rows say
             views = down(backend.lanes()).values()
             lanes = {view.destination: view.probe_at for view in views}
@@ -344,7 +380,7 @@ class OperatorCommands:
 
     async def _find(self, request: Request, stream: Stream) -> None:
         wanted, most = find_filter_of(request), int(number_of(request, "limit"))
-        sources = [found_in(backend.store, wanted, most) for backend in self._backends]
+        sources = [found_in(backend.store, wanted, most) for backend in self._telling(request)]
         async for found in newest_first(sources, most):
             await stream.send({"found": found})
 
@@ -352,7 +388,7 @@ class OperatorCommands:
         ident = ident_of(text_of(request, "id"))
         accepted = history = None
         lanes: dict[str, LaneView] = {}
-        for backend in self._holding(ident):
+        for backend in self._holding(ident, request):
             if accepted is None:
                 accepted, lanes = await backend.store.load(ident), down(backend.lanes())
             history = history or await backend.store.history(ident)
@@ -362,7 +398,7 @@ class OperatorCommands:
         await stream.send({"answer": document})
 
     async def _audit(self, request: Request, stream: Stream) -> None:
-        for backend in self._backends:
+        for backend in self._telling(request):
             after: int | None = 0
             while after is not None:
                 audit = await backend.store.audit(after, AUDITED)
@@ -376,7 +412,7 @@ class OperatorCommands:
     async def _content(self, request: Request, stream: Stream) -> None:
         ident = ident_of(text_of(request, "id"))
         found: Accepted | None = None
-        for backend in self._holding(ident):
+        for backend in self._holding(ident, request):
             found = found or await backend.store.load(ident)
         if found is None:
             raise RequestError(f"no message {ident_text(ident)} is waiting")
@@ -397,11 +433,12 @@ class OperatorCommands:
     async def _change(self, request: Request, stream: Stream) -> None:
         wanted = filter_of(request, self._clock())
         idents = idents_of(request)
-        if not idents and wanted == QueueFilter() and request.get("all") is not True:
+        named = idents or replace(wanted, domain="") != QueueFilter()
+        if not named and request.get("all") is not True:
             raise RequestError("nothing named: give message IDs, a filter, or --all")
         count = 0
         for ident in idents or [0]:
-            for backend in self._holding(ident) if ident else self._backends:
+            for backend in self._holding(ident, request) if ident else self._telling(request):
                 count += await self._change_in(backend.store, request, replace(wanted, ident=ident))
         if count:
             self._log.notice(
@@ -424,10 +461,15 @@ class OperatorCommands:
             return await store.retry(wanted)
         return await store.release(wanted, await _trained(store, request, wanted))
 
-    def _holding(self, ident: int) -> list[Backend]:
+    def _holding(self, ident: int, request: Request) -> list[Backend]:
         """The backends that may know a message: its shard's, or all when that one is gone."""
-        own = [backend for backend in self._backends if backend.shard == shard_of(ident)]
-        return own or list(self._backends)
+        telling = self._telling(request)
+        own = [
+            backend
+            for backend in telling
+            if backend.shard == shard_of(ident) and backend.cluster is None
+        ]
+        return own or telling
 
 
 async def _trained(store: Store, request: Request, wanted: QueueFilter) -> Mapping[int, bytes]:
@@ -454,6 +496,13 @@ def token_answer(tokens: CountsDesk | None, request: Request, who: str) -> Docum
     if tokens is None:
         raise RequestError('there is no HTTP API: say "console listen unix:/..." for one')
     return tokens.answer(request, who)
+
+
+async def rules_answer(rules: Rules | None, request: Request, who: str) -> Document:
+    """The answer to `rules`; raises RequestError."""
+    if rules is None:
+        raise OffError('the files are not changed from here: "console may edit" allows it')
+    return await rules.answer(request, who)
 
 
 async def explained(explain: Explain, request: Request) -> Document:

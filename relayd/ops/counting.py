@@ -80,6 +80,8 @@ class Counting:
         # the spool's thread adds to these, and to no others
         self._commit = Histogram(meters, "relayd_commit_seconds", COMMIT_SECONDS)
         self._writes = meters.slot("relayd_commit_writes_total")
+        # who holds the guard of the log's output adds to this one, and to no other
+        self._dropped = meters.slot("relayd_log_dropped_total")
         self._slots: dict[tuple[str, ...], int] = {}
         self._values: dict[str, set[str]] = {}
         self._providers: dict[str, str] = {}
@@ -186,6 +188,10 @@ class Counting:
         """The spool has written so many requests in one commit; called in the spool's thread."""
         self._cells[self._writes] += writes
         self._commit.add(seconds)
+
+    def log_dropped(self, lines: int) -> None:
+        """So many lines of the log found no reader; any thread may call, one at a time."""
+        self._cells[self._dropped] += lines
 
     def forecast(self, right: bool) -> None:
         """What was foreseen of a copy has come, or has not."""

@@ -40,6 +40,18 @@ class RequestError(Exception):
     """The request makes no sense; `str(error)` is for the one who typed it."""
 
 
+class ConflictError(RequestError):
+    """It would make sense if things were as the request takes them to be."""
+
+
+class BusyError(RequestError):
+    """It would make sense in a moment."""
+
+
+class OffError(RequestError):
+    """The configuration has not switched it on."""
+
+
 def text_of(request: Request, name: str) -> str:
     """A field that is text; empty when absent."""
     found = request.get(name, "")
@@ -87,6 +99,7 @@ def filter_of(request: Request, now: float) -> QueueFilter:
         sender=raw_of(text_of(request, "sender")),
         recipient=raw_of(text_of(request, "recipient")),
         received_before=now - older_than if older_than else 0.0,
+        domain=text_of(request, "domain"),
         rule=text_of(request, "rule"),
     )
 

@@ -12,21 +12,18 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import islice
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.mail.address import path_text
-from relayd.mail.client import Client
-from relayd.mail.ident import ident_text, parse_ident
+from relayd.mail.ident import parse_ident
 from relayd.mail.log import MailLog
-from relayd.mail.message import Message, Record, Settlement
-from relayd.mail.naming import names_of, shown
 from relayd.ops.answers import EventAnswer
 from relayd.ops.documents import Request, RequestError, text_of
+from relayd.ops.telling import Telling
 
 EVENTS = ("accepted", "refused", "attempt", "report", "notice", "trouble")
 MOST = 5000  # events in the ring
@@ -34,8 +31,6 @@ LINGER = 600.0  # seconds that events are kept for somebody who may come back
 BEAT = 10.0  # seconds without an event after which a follower hears that there is none
 BATCH = 100  # events sent before another look at the ring
 _CURSOR = re.compile(r"[0-9a-f]+\.[0-9]+(,[0-9a-f]+\.[0-9]+)*")
-_TEXT = 512  # characters of a value
-_RECIPIENTS = 100  # of a message that are named
 
 
 class Tapped(Protocol):
@@ -95,8 +90,8 @@ def _is(wanted: str, mailbox: str | None) -> bool:
     return mailbox.lower().endswith(wanted) if wanted[0] == "@" else mailbox.lower() == wanted
 
 
-class Events:
-    """The latest events of this process: a MailLog that hears what the real one writes."""
+class Events(Telling):
+    """The latest events of this process."""
 
     def __init__(
         self,
@@ -106,10 +101,10 @@ class Events:
         now: Callable[[], float] = time.time,
     ) -> None:
         """`later`: calls at the turn's end (relayd.reactor.lean.soon)."""
+        super().__init__(now)
         self._clock = clock
         self._log = log
         self._later = later
-        self._now = now
         self._ring: deque[EventAnswer] = deque(maxlen=MOST)
         self._boot = ""  # empty: nothing is kept
         self._last = 0  # the number of the latest event
@@ -203,109 +198,13 @@ class Events:
             said["count"] = count
         return said
 
-    def _add(self, event: EventAnswer) -> None:
+    def tell(self, event: EventAnswer) -> None:
+        """See Telling."""
         self._last += 1
         self._ring.append(event)
         if self._waiting and not self._waking:
             self._waking = True
             self._later(self._wake)
-
-    # MailLog
-
-    def session(
-        self, client: Client, *, messages: int, refused: int, seconds: float, end: str
-    ) -> None:
-        """Not told: what was done in it is."""
-
-    def refused(self, client: Client, command: str, reply: str, why: str = "") -> None:
-        """A command was refused."""
-        self._add(
-            {
-                "event": "refused",
-                "at": self._now(),
-                "client": client.address,
-                "helo": _cut(client.helo),
-                "login": _cut(client.login),
-                "command": _cut(command),
-                "reply": _cut(reply),
-                "why": _cut(why),
-            }
-        )
-
-    def accepted(self, message: Message, records: Sequence[Record], seconds: float) -> None:
-        """A message is on stable storage."""
-        names = names_of(message.content, message.header_size)
-        self._add(
-            {
-                "event": "accepted",
-                "at": self._now(),
-                "id": ident_text(message.ident),
-                "sender": path_text(message.envelope.reverse_path),
-                "recipients": [str(each.recipient.mailbox) for each in records[:_RECIPIENTS]],
-                "count": len(records),
-                "size": message.content.size,
-                "message_id": names.message_id,
-                "subject": _cut(shown(names.subject)),
-                "client": message.client.address,
-                "helo": _cut(message.client.helo),
-                "login": _cut(message.client.login),
-                "seconds": seconds,
-            }
-        )
-
-    def attempted(
-        self, message: Message, settlements: Sequence[Settlement], seconds: float
-    ) -> None:
-        """What an attempt, the operator or age made of recipients: an event for each."""
-        ident, sender = ident_text(message.ident), path_text(message.envelope.reverse_path)
-        for each in settlements:
-            record, outcome = each.record, each.outcome
-            self._add(
-                {
-                    "event": "attempt",
-                    "at": self._now(),
-                    "id": ident,
-                    "sender": sender,
-                    "recipients": [str(record.recipient.mailbox)],
-                    "next_hop": record.recipient.next_hop,
-                    "state": each.state.name.lower(),
-                    "attempts": record.attempts + each.attempted,
-                    "remote_mta": "" if outcome is None else outcome.remote_mta,
-                    "remote_address": "" if outcome is None else outcome.remote_address,
-                    "reply": "" if outcome is None else _cut(str(outcome.reply)),
-                    "why": _cut(each.note if outcome is None else outcome.why),
-                    "seconds": seconds,
-                }
-            )
-
-    def report(self, about: Message, report: str, to: str, kind: str) -> None:
-        """A report was queued."""
-        self._add(
-            {
-                "event": "report",
-                "at": self._now(),
-                "id": ident_text(about.ident),
-                "report": report,
-                "recipients": [to],
-                "kind": kind,
-            }
-        )
-
-    def notice(self, event: str, **facts: object) -> None:
-        """Something an operator should know."""
-        self._told("notice", event, facts)
-
-    def trouble(self, event: str, **facts: object) -> None:
-        """Something an operator should look at."""
-        self._told("trouble", event, facts)
-
-    def _told(self, level: str, what: str, facts: dict[str, object]) -> None:
-        told = {name: _cut(str(fact)) for name, fact in facts.items()}
-        self._add({"event": level, "at": self._now(), "what": what, "facts": told})
-
-
-def _cut(text: str) -> str:
-    return text[:_TEXT]
 
 
 class GoneError(Exception):

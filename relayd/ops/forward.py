@@ -28,13 +28,16 @@ from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
 from relayd.ops.answers import EventAnswer, FiguresAnswer
 from relayd.ops.commands import (
+    BESIDE,
     MAX_DESTINATIONS,
     Complaint,
     CountsDesk,
     Explain,
     Oauth,
+    Rules,
     Stream,
     explained,
+    rules_answer,
     token_answer,
 )
 from relayd.ops.documents import (
@@ -150,6 +153,7 @@ class ForwardedCommands:
         dkim: Explain | None = None,
         tables: CountsDesk | None = None,
         tokens: CountsDesk | None = None,
+        rules: Rules | None = None,
         events: Events | None = None,
         said: Callable[[], Document] = dict,
         clock: Callable[[], float] = time.time,
@@ -169,6 +173,7 @@ class ForwardedCommands:
         self._dkim = dkim
         self._tables = tables
         self._tokens = tokens
+        self._rules = rules
         self._events = events
         self._said = said
 
@@ -191,6 +196,8 @@ class ForwardedCommands:
             await self._one(request, stream)
         elif name == "audit":
             await self._audit(request, stream)
+        elif name == "cluster":
+            await self._first(request, stream)
         elif name == "explain":
             await stream.send({"answer": await explained(self._explain, request)})
         elif name == "check":
@@ -222,7 +229,10 @@ class ForwardedCommands:
             seconds = number_of(request, "seconds")
             until = {"until": self._clock() + seconds} if seconds else {}
             answers = await self._answers({**request, **until, "by": who})
-            await stream.send({"answer": answers[0]})
+            # one that did not answer the last time may know more of them, or fewer, than the others
+            await stream.send(
+                {"answer": max(answers, key=lambda each: sum(map(len, each.values())))}
+            )
         elif name in ("retry", "hold", "release", "remove"):
             await self._change({**request, "by": who}, stream)
         elif name == "oauth" and self._oauth is not None:
@@ -235,6 +245,8 @@ class ForwardedCommands:
             await stream.send({"answer": self._tables.answer(request, who)})
         elif name == "token":
             await stream.send({"answer": token_answer(self._tokens, request, who)})
+        elif name == "rules":
+            await stream.send({"answer": await rules_answer(self._rules, request, who)})
         elif name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})
         else:
@@ -309,10 +321,10 @@ class ForwardedCommands:
     async def _queue(self, request: Request, stream: Stream) -> None:
         left = int(number_of(request, "limit")) or -1
         told = False
-        for path in self._workers():
+        for path, asked in self._asking(request):
             if not left:
                 return
-            async for line in self._lines(path, {**request, "limit": max(left, 0)}):
+            async for line in self._lines(path, {**asked, "limit": max(left, 0)}):
                 if line.startswith(_ROWS):
                     if left > 0:
                         left -= len(_parsed(line)["rows"])
@@ -328,7 +340,7 @@ class ForwardedCommands:
                 await stream.send(document)
 
     async def _find(self, request: Request, stream: Stream) -> None:
-        sources = [self._found(path, request) for path in self._workers()]
+        sources = [self._found(path, asked) for path, asked in self._asking(request)]
         async for found in newest_first(sources, int(number_of(request, "limit"))):
             await stream.send({"found": found})
 
@@ -383,14 +395,16 @@ class ForwardedCommands:
 
     async def _status(self, request: Request, stream: Stream) -> None:
         answers = await self._answers(request)
-        await stream.send({"answer": {**_summed(answers), **self._about()}})
+        about = self._about()
+        dropped = sum(each.get("log_dropped", 0) for each in (about, *answers))
+        await stream.send({"answer": {**_summed(answers), **about, "log_dropped": dropped}})
 
     async def figures(self) -> FiguresAnswer:
         """What is known without counting, of all workers that are there."""
         total = no_figures()
-        for path in self._workers():
+        for path, asked in self._asking({"command": "figures"}):
             with suppress(RequestError):
-                async for document in self._documents(path, {"command": "figures"}):
+                async for document in self._documents(path, asked):
                     add_figures(total, document["answer"])
         return total
 
@@ -398,9 +412,20 @@ class ForwardedCommands:
         """Of all workers."""
         return [
             document["answer"]
-            for path in self._workers()
-            async for document in self._documents(path, request)
+            for path, asked in self._asking(request)
+            async for document in self._documents(path, asked)
         ]
+
+    def _asking(self, request: Request) -> list[tuple[Path, Request]]:
+        """Whom, and what: the first tells of what all share, if there is such a thing."""
+        beside = {**request, BESIDE: True}
+        return [(path, beside if n else request) for n, path in enumerate(self._workers())]
+
+    async def _first(self, request: Request, stream: Stream) -> None:
+        for path in self._workers():
+            async for document in self._documents(path, request):
+                await stream.send(document)
+            return
 
     async def _filters(self, request: Request, stream: Stream) -> None:
         filters: dict[str, Document] = {}
@@ -432,14 +457,14 @@ class ForwardedCommands:
         raise complaint
 
     async def _audit(self, request: Request, stream: Stream) -> None:
-        for path in self._workers():
-            async for document in self._documents(path, request):
+        for path, asked in self._asking(request):
+            async for document in self._documents(path, asked):
                 await stream.send(document)
 
     async def _change(self, request: Request, stream: Stream) -> None:
         count = 0
-        for path in self._workers():
-            async for document in self._documents(path, request):
+        for path, asked in self._asking(request):
+            async for document in self._documents(path, asked):
                 count += int(document.get("answer", {}).get("recipients", 0))
         await stream.send({"answer": {"recipients": count}})
 

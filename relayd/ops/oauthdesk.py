@@ -62,6 +62,10 @@ class OauthDesk:
             else found.tokens.expires_at - found.tokens.obtained_at,
         }
 
+    def status(self) -> list[Document]:
+        """How all logins by token stand, for `relayctl status`."""
+        return self._status("")
+
     def _status(self, name: str) -> list[Document]:
         chosen = [self._provider(name)] if name else self._settings().oauth.values()
         return [

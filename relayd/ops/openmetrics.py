@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from relayd.ops.answers import FiguresAnswer
+from relayd.ops.answers import FiguresAnswer, HookStatusAnswer
 
 # name, kind, what it says. Counters without the ending of their samples, "_total".
 FAMILIES = (
@@ -25,6 +25,8 @@ FAMILIES = (
     ),
     ("relayd_commit_writes", "counter", "Requests that the spool has committed."),
     ("relayd_troubles", "counter", "Lines of trouble in the log, by their event."),
+    ("relayd_hook_events", "counter", "Events for webhooks, by what became of them."),
+    ("relayd_log_dropped", "counter", "Lines of the log that nobody read in time."),
     ("relayd_reloads", "counter", "Configurations put in force while running."),
     ("relayd_accept_seconds", "histogram", "From the final dot to 250."),
     ("relayd_commit_seconds", "histogram", "What a commit of the spool takes, with its fsync."),
@@ -40,6 +42,9 @@ FAMILIES = (
     ("relayd_deliveries", "gauge", "Deliveries under way now."),
     ("relayd_spool_healthy", "gauge", "1 while every shard of the spool can record."),
     ("relayd_disk_free_bytes", "gauge", "Room left where the spool is."),
+    ("relayd_hook_waiting", "gauge", "Events that wait for a webhook's receiver."),
+    ("relayd_hook_oldest_seconds", "gauge", "Age of the one that waits longest."),
+    ("relayd_hook_failing", "gauge", "1 while a receiver does not take them."),
     ("relayd_configuration_refused", "gauge", "1 while what is on disk is not in force."),
     ("relayd_configuration_time_seconds", "gauge", "Since when it is in force, since the epoch."),
     ("relayd_rules_info", "gauge", "1, with the hash of the rules in force."),
@@ -54,6 +59,7 @@ PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 
 _MOST_HOPS = 100
 _MOST_PROVIDERS = 40
+_MOST_HOOKS = 40
 _NAME = re.compile(r"([a-z_]+?)(_total|_bucket|_sum)?(\{.*)?\Z")
 
 
@@ -94,6 +100,20 @@ def gauges_of(figures: FiguresAnswer, now: float) -> dict[str, float]:
         gauges[f"relayd_provider_slowed{label}"] = float(each["slowed"])
         gauges[f"relayd_provider_blocked{label}"] = float(each["blocked"])
     return gauges
+
+
+def hook_figures(hooks: Sequence[HookStatusAnswer], now: float) -> dict[str, float]:
+    """What is known of webhooks, as samples; their counters last longer than relayd runs."""
+    samples: dict[str, float] = {}
+    for each in hooks[:_MOST_HOOKS]:
+        name = f'hook="{label_value(each["name"])}"'
+        samples[f'relayd_hook_events_total{{{name},result="sent"}}'] = float(each["sent"])
+        samples[f'relayd_hook_events_total{{{name},result="dropped"}}'] = float(each["dropped"])
+        samples[f"relayd_hook_waiting{{{name}}}"] = float(each["waiting"])
+        age = round(max(now - each["oldest"], 0.0), 3) if each["oldest"] else 0.0
+        samples[f"relayd_hook_oldest_seconds{{{name}}}"] = age
+        samples[f"relayd_hook_failing{{{name}}}"] = float(bool(each["trouble"]))
+    return samples
 
 
 def label_value(text: str) -> str:

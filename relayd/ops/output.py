@@ -35,6 +35,8 @@ class Output:
     ) -> None:
         self.path = path
         self.told = told
+        self.lost = 0  # lines that were dropped since the start
+        self.counted: Callable[[int], object] = lambda more: None  # hears of them, by turns
         self._descriptor = -1
         self._stale: list[int] = []  # descriptors of files that were rotated, for the thread
         self._lines: list[bytes] = []
@@ -74,6 +76,7 @@ class Output:
         with self._guard:
             if self._dropped or self._size > MAX_WAITING:
                 self._dropped += lines.count(b"\n")  # all of them: in between none is missing
+                self._lose(lines.count(b"\n"))
                 return
             if not self._lines:
                 self._changed.notify_all()
@@ -81,6 +84,12 @@ class Output:
             self._size += len(lines)
         if self._end is not None:
             self._drain()
+
+    def _lose(self, lines: int) -> None:
+        """Whoever calls has the guard."""
+        if lines:
+            self.lost += lines
+            self.counted(lines)
 
     def finish(self) -> None:
         """The process ends: lines are waited for from now on, but not for long."""
@@ -98,6 +107,14 @@ class Output:
 
     def _run(self) -> None:
         while True:
+            try:
+                self._write_for_ever()
+            except Exception:
+                continue  # nothing is called here, for that might break, too
+
+    def _write_for_ever(self) -> None:
+        while True:
+            self._busy = False
             with self._changed:
                 while not (self._lines or self._stale):
                     self._changed.wait()
@@ -106,17 +123,21 @@ class Output:
             with self._changed:
                 lines = b"".join(self._lines)
                 failed, dropped = self._failed, self._dropped
-                self._lines, self._size, self._dropped = [], 0, 0
-                descriptor, stale, self._stale = self._descriptor, self._stale, []
+                descriptor, stale = self._descriptor, [*self._stale]
+                self._lines.clear()
+                self._stale.clear()
+                self._size = self._dropped = 0
             if failed and not _unwritten(descriptor, self.told(failed)):
                 failed = 0
-            failed += _unwritten(descriptor, lines)
+            unwritten = _unwritten(descriptor, lines)
+            failed += unwritten
             if dropped and _unwritten(descriptor, self.told(dropped)):
                 failed += dropped
             for each in stale:
                 with contextlib.suppress(OSError):
                     os.close(each)
             with self._changed:
+                self._lose(unwritten)
                 self._failed = failed
                 self._busy = False
                 self._changed.notify_all()

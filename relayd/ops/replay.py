@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,6 +86,7 @@ class Replay:
     envelopes: int = 0  # recipients looked at
     dropped: int = 0  # refusals that the journal only counted
     changes: dict[tuple[str, str], ReplayDifference] = field(default_factory=dict)
+    hits: Counter[str] = field(default_factory=Counter)  # by place: rules that had a say
     _moved: dict[str, bool] = field(default_factory=dict)
 
     def feed(self, seen: Seen | Dropped) -> None:
@@ -94,6 +96,7 @@ class Replay:
             return
         self.envelopes += 1
         plan = self._plan(seen)
+        self.hits.update({step.place for step in plan.trail if step.place})
         kind = self._kind(seen, plan)
         if not kind:
             return

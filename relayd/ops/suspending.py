@@ -20,11 +20,11 @@ class Suspended(Protocol):
     def said_of(self, found: Mapping[str, Any]) -> str:
         """How the replies begin that it has left in the queue."""
 
-    def begin(self, found: Mapping[str, Any]) -> None:
-        """From now on; raises ValueError and OSError."""
+    async def begin(self, found: Mapping[str, Any]) -> None:
+        """From now on; raises ValueError, OSError and SpoolError."""
 
-    def end(self, kind: str, whom: str) -> Sequence[Document]:
-        """These are no more (of no kind: all); raises OSError."""
+    async def end(self, kind: str, whom: str) -> Sequence[Document]:
+        """These are no more (of no kind: all); raises OSError and SpoolError."""
 
     def documents(self) -> list[Document]:
         """Those in force."""
@@ -57,12 +57,12 @@ class SuspendingDesk:
         """The answer; raises RequestError. `retry` makes recipients due now."""
         name = text_of(request, "command")
         if name == "suspend":
-            return self._suspend(request)
+            return await self._suspend(request)
         if name == "resume":
             return await self._resume(request, retry)
         return {"suspended": self.documents()}
 
-    def _suspend(self, request: Request) -> Document:
+    async def _suspend(self, request: Request) -> Document:
         kind, whom = _one_of(request)
         now = self._clock()
         until = number_of(request, "until") or now + number_of(request, "seconds")
@@ -82,7 +82,7 @@ class SuspendingDesk:
             "since": now,
         }
         try:
-            self._suspended.begin(found)
+            await self._suspended.begin(found)
         except ValueError as error:
             raise RequestError(str(error)) from None
         said = {name: found[name] for name in ("kind", "whom", "reason", "by")}
@@ -102,7 +102,7 @@ class SuspendingDesk:
             raise RequestError("one of them, or --all?")
         kind, whom = ("", "") if every else _one_of(request)
         try:
-            ended = self._suspended.end(kind, whom)
+            ended = await self._suspended.end(kind, whom)
         except ValueError as error:
             raise RequestError(str(error)) from None
         for each in ended:

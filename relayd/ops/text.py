@@ -25,7 +25,7 @@ COPY = "@"
 _TOLD_ELSEWHERE = {
     *("version", "started", "hostname", "waiting", "shards"),
     *("destinations", "more_destinations", "refused", "sites", "suspended", "reports_kept"),
-    *("lost_addresses", "in_force_since"),
+    *("lost_addresses", "in_force_since", "log_dropped"),
 }
 
 
@@ -205,6 +205,13 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
                 f"{moment(table['since'])}; what is not remembered is answered with 451:"
             )
             yield safe(f"{'':13}  {table['trouble']}")
+    if status.get("log_dropped"):
+        dropped = _many(status["log_dropped"], "line")
+        yield f"{'LOG DROPPED':13}  {dropped}: whoever reads the log does not keep up"
+    for login in status.get("logins", ()):
+        yield safe(_login_line(login, now))
+    for hook in status.get("hooks", ()):
+        yield safe(_hook_line(hook, now))
     if status.get("restart"):
         yield f"{'restart':13}  needed for {', '.join(status['restart'])}"
     yield (
@@ -259,6 +266,33 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
 
 
 _SOON = 14 * 86_400.0  # seconds: a certificate that is renewed by itself is so before
+
+
+def _login_line(login: dict[str, Any], now: float) -> str:
+    """A login by token: it is renewed by itself, unless somebody has to do something."""
+    ends = login.get("expires_at")
+    left = "" if ends is None else f", its token until {moment(ends)}"
+    if ends is not None and ends > now:
+        left += f", for {duration(int(ends - now))}"
+    renewed = login.get("renewable", True)
+    well = login["state"] in ("good", "not used yet") or (login["state"] == "expired" and renewed)
+    why = f": {login['trouble']}" if login.get("trouble") else ""
+    word = "login" if well else "LOGIN"
+    return f"{word:13}  {login['login']} as {login['user']}: {login['state']}{left}{why}"
+
+
+def _hook_line(hook: dict[str, Any], now: float) -> str:
+    dropped = f", {hook['dropped']:,} dropped" if hook["dropped"] else ""
+    line = (
+        f"{'HOOK' if hook['trouble'] else 'hook':13}  {hook['name']} to {hook['receiver']}:"
+        f" {hook['sent']:,} sent, {hook['waiting']:,} waiting{dropped}"
+    )
+    if hook["oldest"]:
+        line += f", the oldest for {coarse(now - hook['oldest'])}"
+    if hook["trouble"]:
+        since = f" since {moment(hook['since'])}" if hook["since"] else ""
+        line += f"; in vain{since}: {hook['trouble']}"
+    return line
 
 
 def _certificate(each: dict[str, Any], now: float) -> str:
@@ -333,6 +367,46 @@ def suspension_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
         yield "Nothing is suspended."
     for each in answer["suspended"]:
         yield safe(_suspension(each, now))
+
+
+def cluster_lines(answer: dict[str, Any]) -> Iterator[str]:
+    """The nodes that share a spool, and how its database is."""
+    for each in answer["warnings"]:
+        yield safe(f"warning  {each}")
+    for each in answer["nodes"]:
+        silent = each["silent"]
+        beat = "left in order" if silent is None else f"last sign of life {round(silent)} s ago"
+        here = " (here)" if each["here"] else ""
+        yield safe(
+            f"{each['node']}{here}  {each['state']}, epoch {each['epoch']}, {beat}: "
+            f"{each['queued']:,} queued, {each['held']:,} held; "
+            f"relayd {each['relayd'] or 'unknown'}, rules {each['rules'] or 'unknown'}"
+        )
+    database = answer["database"]
+    standbys = database["synchronous_standby_names"] or "no other machine"
+    yield safe(
+        f"PostgreSQL {database['version']}: 250 waits for "
+        f"synchronous_commit={database['synchronous_commit']}, {standbys}"
+    )
+    for each in database["standbys"]:
+        lag = "" if each["lag"] is None else f", {each['lag']:.1f} s"
+        behind = "" if each["behind"] is None else f", {each['behind']:,} octets behind"
+        yield safe(f"standby {each['name']}  {each['state']} ({each['sync']}){lag}{behind}")
+    oldest = database["oldest_transaction"]
+    if oldest is not None:
+        who = oldest["of"] or f"process {oldest['pid']}"
+        yield safe(
+            f"oldest open transaction: {oldest['seconds']:.1f} s, {oldest['user']} ({who}), "
+            f"{oldest['state']}"
+        )
+    for each in database["tables"]:
+        yield f"table {each['table']}: {each['rows']:,} rows, {each['dead']:,} dead"
+    for each in database["unknown"]:
+        yield safe(f"not known: {each}")
+    yield (
+        f"spool version {database['spool_version']}; lease {answer['lease']:g} s; "
+        f"{answer['late']:,} late deliveries"
+    )
 
 
 def reroute_lines(answer: dict[str, Any], *, done: bool) -> Iterator[str]:
@@ -420,7 +494,7 @@ def filter_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
 def token_lines(answer: dict[str, Any]) -> Iterator[str]:
     """What `relayctl token` answers with."""
     for each in answer["tokens"]:
-        whose = "".join(f"  {domain}" for domain in each["domains"])
+        whose = f"  for {each['domain']}" if each["domain"] else ""
         yield f"{each['name']}  {each['role']}  since {moment(each['since'])}{whose}"
     if answer["revoked"]:
         yield f"{answer['revoked']} is revoked"

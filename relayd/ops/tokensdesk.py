@@ -50,16 +50,14 @@ class TokensDesk:
                     "name": each.name,
                     "role": str(each.role),
                     "since": float(each.since),
-                    "domains": list(each.domains),
+                    "domain": each.domain,
                 }
                 for each in self._tokens.values()
             ]
             return {**answer}
         fresh = dict(self._tokens)
         if action == "make":
-            answer["token"], kept = self._made(
-                name, text_of(request, "role"), text_of(request, "domains")
-            )
+            answer["token"], kept = self._made(name, request)
             fresh[name] = kept
         elif action == "revoke":
             if fresh.pop(name, None) is None:
@@ -75,7 +73,8 @@ class TokensDesk:
         self._log.notice("operator", command=f"token {action}", by=who, name=name)
         return {**answer}
 
-    def _made(self, name: str, role: str, domains: str) -> tuple[str, ApiToken]:
+    def _made(self, name: str, request: Request) -> tuple[str, ApiToken]:
+        role, domain = text_of(request, "role"), text_of(request, "domain")
         if not apitokens.NAME.match(name):
             raise RequestError(f"{name!r} is no name: letters, digits, - _ .")
         if name in self._tokens:
@@ -84,20 +83,14 @@ class TokensDesk:
             raise RequestError(f"no role {role!r}; expected one of {', '.join(ROLES)}")
         if len(self._tokens) >= MOST:
             raise RequestError(f"there are {MOST} tokens already; revoke some first")
-        return apitokens.made(name, ROLES[role], self._clock(), _folded(domains))
+        if domain:
+            try:
+                check_domain(domain)
+                domain = fold_domain(domain)
+            except AddressError as error:
+                raise RequestError(f"{domain!r} is no domain: {error}") from None
+        return apitokens.made(name, ROLES[role], self._clock(), domain)
 
     def _take(self, tokens: dict[str, ApiToken]) -> None:
         self._tokens = tokens
         self._by_digest = {each.digest: each for each in tokens.values()}
-
-
-def _folded(text: str) -> tuple[str, ...]:
-    """The domains of a list with commas, each once; raises RequestError."""
-    found: dict[str, None] = {}
-    for each in filter(None, text.split(",")):
-        try:
-            check_domain(each)
-            found[fold_domain(each)] = None
-        except AddressError as error:
-            raise RequestError(f"{each!r} is no domain: {error}") from None
-    return tuple(found)

@@ -1,9 +1,12 @@
-"""What Twisted itself logs, in the form of our own lines."""
+"""What Twisted and Python themselves have to say, in the form of our own lines."""
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Mapping
-from traceback import extract_tb
+from traceback import extract_tb, format_exception
+from types import TracebackType
 from typing import Any
 
 from twisted.logger import ILogObserver, LogLevel, formatEvent
@@ -41,6 +44,41 @@ class TwistedLog:
         text = formatEvent(event)  # type: ignore[arg-type]  # it takes any mapping
         if text and (not quiet or text.startswith("Received SIG")):
             self._write(self._line(text, trouble=not quiet))
+
+
+def take_last_words(line: Callable[..., bytes], write: Callable[[bytes], object]) -> None:
+    """Errors that nobody caught, of the program, of a thread or of a destructor, are lines, too.
+
+    Python would print each to standard error, over many lines. `line`, `write`: see TwistedLog.
+    """
+
+    def tell(
+        event: str,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        where: object,
+    ) -> None:
+        if error is None or isinstance(error, SystemExit | KeyboardInterrupt):
+            return
+        told = "".join(format_exception(type(error), error, traceback))
+        write(line(event, trouble=True, error=repr(error), where=where, why=told))
+
+    def of_the_program(
+        _: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        tell("unhandled error", error, traceback, "the program")
+
+    def of_a_thread(args: threading.ExceptHookArgs) -> None:
+        name = args.thread.name if args.thread is not None else "?"
+        tell("unhandled error", args.exc_value, args.exc_traceback, f"thread {name}")
+
+    def of_a_destructor(args: sys.UnraisableHookArgs) -> None:
+        where = f"{args.err_msg or 'ignored in'} {args.object!r}"
+        tell("unhandled error", args.exc_value, args.exc_traceback, where)
+
+    sys.excepthook = of_the_program
+    threading.excepthook = of_a_thread
+    sys.unraisablehook = of_a_destructor
 
 
 def _at(failure: Failure) -> str:

@@ -23,6 +23,7 @@ DONE = Failure(ConnectionDone())  # type: ignore[no-untyped-call]  # Twisted's o
 """Why a connection ends that was closed in good order."""
 
 
+MOST_UNENDED = 1024  # connections that broke, and are to be ended in the next turn
 _NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
 
@@ -47,6 +48,14 @@ class LeanConnection(Connection):
         del transport.protocol, transport.socket, transport.fileno
         protocol.connectionLost(DONE)
 
+    def abortConnection(self) -> None:
+        """Close in the next turn; at once where that cannot be asked for."""
+        try:
+            super().abortConnection()  # type: ignore[no-untyped-call]  # Twisted's own
+        except Exception:
+            tell()
+            self.connectionLost(DONE)
+
 
 class LeanServer(LeanConnection, Server):
     """One that came in."""
@@ -62,7 +71,7 @@ class LeanPort(Port):
         port: Any = self
         listening, most = port.socket, port.numberAccepts
         family, kind, build = port.addressFamily, port.socketType, port.factory.buildProtocol
-        taken = 0
+        reactor, taken = port.reactor, 0
         while taken < most:
             try:
                 fd, address = listening._accept()  # what `accept` wraps in two enumerations
@@ -77,6 +86,7 @@ class LeanPort(Port):
             except MemoryError:
                 os.close(fd)  # nobody else would
                 raise
+            protocol = transport = None
             try:
                 if len(address) == 4 and address[3]:  # a scope is part of the address
                     address = (socket.getnameinfo(address, _NUMERIC)[0], *address[1:])
@@ -86,16 +96,23 @@ class LeanPort(Port):
                     continue
                 number = port.sessionno
                 port.sessionno = number + 1
-                transport = self.transport(accepted, protocol, address, port, number, port.reactor)
+                transport = self.transport(accepted, protocol, address, port, number, reactor)
                 protocol.makeConnection(transport)
             except Exception:
+                # its peer shall not wait, nor be counted on. Nothing is called or made here
+                count = reactor.unended
+                if count < MOST_UNENDED and protocol is not None:
+                    reactor.ending[count] = protocol if transport is None else transport
+                    reactor.unended = count + 1
                 tell()  # others still find the door open
+                if transport is None:
+                    accepted.close()
         port.numberAccepts = most + 20 if taken == most else max(1, taken)
 
 
 def tell() -> None:
     """Log what just broke, if there is memory for that; whoever has it goes on in any case."""
-    with suppress(MemoryError):
+    with suppress(Exception):
         log.err()  # type: ignore[no-untyped-call]  # Twisted's own
 
 

@@ -11,19 +11,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from select import EPOLLIN
 from socket import AF_INET, AF_INET6, AddressFamily
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import UnsupportedAddressFamily
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.main import installReactor
-from twisted.internet.protocol import Factory
+from twisted.internet.main import CONNECTION_LOST, installReactor
+from twisted.internet.protocol import BaseProtocol, Factory
+from twisted.internet.tcp import Connection
 
-from relayd.reactor.accept import LeanPort, tell
+from relayd.reactor.accept import DONE, MOST_UNENDED, LeanPort, tell
 
 _FOR_EVER = -1
 
@@ -42,6 +42,8 @@ class LeanReactor(EPollReactor):
 
     def __init__(self) -> None:
         self._soon: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+        self.ending: list[object] = [None] * MOST_UNENDED  # room that needs no memory any more
+        self.unended = 0  # of them
         super().__init__()  # type: ignore[no-untyped-call]
 
     def call_soon(self, function: Callable[..., object], *args: object) -> None:
@@ -64,20 +66,35 @@ class LeanReactor(EPollReactor):
         """From any thread, or a handler of signals: the turn begins, if it has not."""
         waker: Any = self.waker
         if waker:
-            with suppress(BlockingIOError):  # there is something to read for it
+            try:
                 os.write(waker.o, b"x")
+            except (BlockingIOError, MemoryError):
+                return  # there is something to read for it, or no memory to say so
 
     def runUntilCurrent(self) -> None:
         """What other threads want, timers that are due, and what is to be done soon."""
+        queue: Any = self.threadCallQueue
+        for _ in range(len(queue)):  # with what is added meanwhile in the next turn
+            # forgotten first: Twisted's calls all of them again, where there is no memory to tell
+            # of one that broke
+            function, args, named = queue.pop(0)
+            try:
+                function(*args, **named)
+            except Exception:
+                tell()
+        if queue:
+            self.wakeUp()
         super().runUntilCurrent()
         soon = self._soon
         if soon:
-            for function, args in soon:  # with what is added meanwhile
-                try:
-                    function(*args)
-                except Exception:
-                    tell()
-            soon.clear()
+            try:
+                for function, args in soon:  # with what is added meanwhile
+                    try:
+                        function(*args)
+                    except Exception:
+                        tell()
+            finally:
+                soon.clear()
 
     def send_together(self) -> None:
         """What is written in a turn shall leave at its end.
@@ -91,9 +108,16 @@ class LeanReactor(EPollReactor):
     def doPoll(self, timeout: float | None) -> None:
         """Wait up to so many seconds (None: for ever) for events, and see to each of them."""
         if self.leaving:
-            for each in self.leaving:
-                each.flush()
-            self.leaving.clear()  # the list itself is known to those who put themselves there
+            try:
+                for each in self.leaving:
+                    try:
+                        each.flush()
+                    except Exception:
+                        tell()
+            finally:
+                self.leaving.clear()  # the list is known to those who put themselves there
+        if self.unended:
+            self._end_the_broken()
         reactor: Any = self  # Twisted has no types for its insides
         selectables = reactor._selectables
         events = reactor._poller.poll(_FOR_EVER if timeout is None else timeout, len(selectables))
@@ -113,6 +137,11 @@ class LeanReactor(EPollReactor):
                 if over:
                     reactor._disconnectSelectable(selectable, over, True)
             except Exception:
+                # to end it broke, too: once more in the next turn. Nothing is called or made here
+                count = self.unended
+                if count < MOST_UNENDED:
+                    self.ending[count] = selectable
+                    self.unended = count + 1
                 tell()
 
     doIteration = doPoll
@@ -124,15 +153,68 @@ class LeanReactor(EPollReactor):
         that waits for its threads for ever: it serves nobody, and nobody starts another.
         """
         while self._started:
-            # Python says SystemError where it found no memory for a MemoryError
-            with suppress(MemoryError, SystemError):
+            # Python says SystemError where it found no memory for a MemoryError; no `suppress`,
+            # for there may be none for that either
+            try:  # noqa: SIM105
                 super().mainLoop()
+            except Exception:
+                pass
+
+    def _add(
+        self,
+        xer: Any,  # noqa: ANN401 - likewise
+        primary: set[int],
+        other: set[int],
+        selectables: dict[int, object],
+        event: int,
+        antievent: int,
+    ) -> None:
+        """Watch a descriptor, or leave no trace of it.
+
+        Twisted's notes that it is watched before it notes whose it is. Where there is no memory
+        for that its number stays behind, and nobody hears what comes to the next who gets it.
+        """
+        fd = xer.fileno()
+        if fd in primary:
+            return
+        known = fd in other
+        poller: Any = self._poller
+        try:
+            primary.add(fd)
+            selectables[fd] = xer
+            if known:
+                poller.modify(fd, event | antievent)
+            else:
+                poller.register(fd, event)
+        except BaseException:
+            primary.discard(fd)
+            if not known:
+                selectables.pop(fd, None)
+            raise
+
+    def _end_the_broken(self) -> None:
+        """Connections that could not be ended when they broke; else their peers wait in vain."""
+        reactor: Any = self
+        while self.unended:
+            try:
+                broken = self.ending[self.unended - 1]
+                if isinstance(broken, Connection):
+                    reactor._disconnectSelectable(broken, CONNECTION_LOST, False)
+                elif isinstance(broken, BaseProtocol):
+                    cast("Any", broken).connectionLost(DONE)  # it never had a transport
+            except (MemoryError, SystemError):
+                tell()
+                return  # in the next turn
+            except Exception:
+                tell()
+            self.unended -= 1
+            self.ending[self.unended] = None
 
     def _stays(self, selectable: object, error: Exception) -> bool:
         """Who waits at a door, or has woken us, still does in the next turn: for want of memory
         neither is closed. A connection is: nobody knows what of its input was seen to.
         """
-        if not isinstance(error, MemoryError):
+        if not isinstance(error, (MemoryError, SystemError)):
             return False
         return selectable is self.waker or IListeningPort.providedBy(selectable)
 

@@ -10,17 +10,19 @@ import random as default_random
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import Recipient, domain_of, source_of
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
-from relayd.mail.outcome import NOT_CONFIGURED, Blame, Outcome, postponed
+from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.pacing import Pacing
-from relayd.reactor.coroutine import promise
+from relayd.reactor.coroutine import log_bug, promise
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.firstattempt import FirstAttempt, FirstAttempts
 from relayd.relay.foresight import Foresight
@@ -77,6 +79,7 @@ class Dispatcher:
         limits: RelayLimits | None = None,
         sites: Sites | None = None,
         suspensions: Suspensions | None = None,
+        origins: Origins | None = None,
         strangers: Strangers | None = None,
         now: Callable[[], float] = time.time,
         random: Callable[[], float] = default_random.random,
@@ -113,8 +116,10 @@ class Dispatcher:
             limits=self._limits,
             now=now,
             start=self._carry,
+            dropped=self._dropped,
             longest=lambda: self._retry_policy.longest,
             made=self._made,
+            under_way=self._started,
         )
         self._lessons = Lessons(
             self._queue,
@@ -129,6 +134,7 @@ class Dispatcher:
             clock, shelf, self._queue, self._settle_swept, log, lambda: self._retry_policy, now
         )
         self._busy: dict[int, Delivery] = {}  # until the outcome is recorded
+        self._flying: dict[int, Shares] = {}  # until there is an outcome
         self._disowned: set[int] = set()  # ... of those, what the operator has changed
         self._withdrawn: set[int] = set()  # ... of those, what we have cut off ourselves
         self._first = FirstAttempts(
@@ -143,7 +149,7 @@ class Dispatcher:
         )
         self._quiet: Deferred[None] | None = None
         self._keeping: IDelayedCall | None = None
-        self._origins = Origins(log, now, random)
+        self._origins = origins or Origins(log, now, random)
         self.foresight = Foresight(log)
         self._seeking: set[Deferred[tuple[SendingSite, ...]]] = set()
 
@@ -293,10 +299,13 @@ class Dispatcher:
         self._scheduler.pump()
 
     def changed(self, verb: str, keys: Collection[tuple[int, int]]) -> None:
-        """Spool.on_change: the operator did `verb` to these records."""
-        if verb in ("hold", "remove"):
+        """Spool.on_change: the operator did `verb` to these records.
+
+        "reroute" by way of another node: what has not begun goes the new way.
+        """
+        if verb in ("hold", "remove", "reroute"):
             self.forget({ident for ident, _ in keys})
-        else:
+        if verb not in ("hold", "remove"):
             self._scheduler.take_up_soon()
 
     def recovered(self) -> None:
@@ -314,27 +323,35 @@ class Dispatcher:
         for lane in self._queue.lanes.values():
             lane.window = min(lane.window, limits.window)
         self._courier.apply(limits)
-        troubled = [
-            lane
-            for lane in self._queue.lanes.values()
-            if (lane.standing is Standing.DOWN and (not lane.direct or _ours_to_mend(lane)))
-            or (lane.unserved and not lane.direct)
-        ]
-        for lane in troubled:
-            lane.impatient = bool(lane.unserved)
-            lane.unserved = {}
-        self.retry([lane.destination for lane in troubled])
+        self._mended(list(self._queue.lanes.values()))
 
     def source_is_back(self, name: str) -> None:
         """It has the address again that it lacked: lanes that are down for it are probed."""
-        self.retry(
-            lane.destination
-            for lane in list(self._queue.lanes.values())
-            if lane.direct
-            and lane.standing is Standing.DOWN
-            and source_of(lane.destination) == name
-            and _ours_to_mend(lane)
+        self._mended(
+            [
+                lane
+                for lane in self._queue.lanes.values()
+                if lane.direct and source_of(lane.destination) == name
+            ]
         )
+
+    def _mended(self, lanes: Iterable[Lane]) -> None:
+        """What was in the way of these may not be any more, if it was ours to mend.
+
+        What is under way began before that, and may still end in vain: then it is tried again.
+        """
+        troubled = []
+        for lane in lanes:
+            lane.called += 1
+            if _ours_to_mend(lane):
+                troubled.append(lane)
+        self._try_again(troubled)
+
+    def _try_again(self, lanes: Collection[Lane]) -> None:
+        for lane in lanes:
+            lane.impatient = bool(lane.unserved)
+            lane.unserved = {}
+        self.retry([lane.destination for lane in lanes])
 
     def _resume(self) -> None:
         self._scheduler.pump()
@@ -426,10 +443,22 @@ class Dispatcher:
         lane.located_at = self._now()
         return None
 
+    def _started(self, lane: Lane) -> set[int]:
+        """Those of a lane whose outcome is not recorded."""
+        destination = lane.destination
+        return {
+            number
+            for number, each in self._busy.items()
+            if each.records[0].recipient.destination == destination
+        }
+
     def _put_back(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         """It has to wait for its site, after all."""
+        del self._flying[id(delivery)]
         self._scheduler.landed(lane, shares)
         del self._busy[id(delivery)]
+        if lane.older:
+            lane.older.discard(id(delivery))
         if id(delivery) in self._disowned or self._phase is not Phase.RUNNING:
             self._disowned.discard(id(delivery))
             self._withdrawn.discard(id(delivery))
@@ -454,6 +483,7 @@ class Dispatcher:
         It is no attempt.
         """
         message, now = delivery.message, self._now()
+        ended = self._suspensions.ended if self._suspensions is not None else 0
         settlements = [
             judge(
                 *(message, record, why, self._retry_policy),
@@ -465,17 +495,22 @@ class Dispatcher:
             if id(delivery) not in self._disowned
         ]
         lane.more = True
+        del self._flying[id(delivery)]
         self._scheduler.landed(lane, shares, asked=False)
         self._log.attempted(message, settlements, 0.0)
         if self._first.open:
             settlements = [*await self._first.heard(delivery, settlements)]
-        self._done(lane, delivery, await self._settle(message, settlements))
+        recorded = await self._settle(message, settlements)
+        if self._suspensions is not None and self._suspensions.ended != ended:
+            lane.impatient = lane.more = True  # it may go on; who looked for it came too early
+        self._done(lane, delivery, recorded)
 
     # one delivery
 
     async def _carry(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         self._busy[id(delivery)] = delivery
-        epoch, began = lane.epoch, self._now()
+        self._flying[id(delivery)] = shares
+        epoch, called, began = lane.epoch, lane.called, self._now()
         count = len(delivery.records)
         nowhere: Outcome | None = None
         if lane.direct and self._sites is not None and not located(lane, began):
@@ -485,13 +520,15 @@ class Dispatcher:
             if joined is None:
                 self._put_back(lane, delivery, shares)
                 return
-            shares = joined
+            shares = self._flying[id(delivery)] = joined
         if self._suspensions is not None and self._suspensions.of_messages:
             by = [self._suspensions.of_record(delivery, record) for record in delivery.records]
             if any(by):
                 until = [None if each is None else (each.until, each.outcome) for each in by]
                 await self._put_off(lane, delivery, shares, until)
                 return
+        if self._origins.shared and lane.direct:
+            self._origins.ask_others()
         if self._origins.slowed and lane.direct:
             turn = self._origins.turn_of(delivery)
             if turn is not None:
@@ -503,9 +540,8 @@ class Dispatcher:
                 hop = hop.around
                 held = self._suspensions and self._suspensions.of_way_around(lane.destination)
                 if held:
-                    await self._put_off(
-                        lane, delivery, shares, [(held.until, held.outcome)] * count
-                    )
+                    until = [(held.until, held.outcome)] * count
+                    await self._put_off(lane, delivery, shares, until)
                     return
         elif nowhere is not None and isinstance(hop, Hop):
             hop = nowhere
@@ -523,9 +559,12 @@ class Dispatcher:
         if len(outcomes) != count:
             outcomes = self._mishap(delivery, "courier miscounted")
         scheduler, now = self._scheduler, self._now()
+        del self._flying[id(delivery)]
         scheduler.landed(lane, shares)
-        settlements = self._judged(lane, epoch, delivery, outcomes, now, began)
-        self._log.attempted(delivery.message, settlements, now - began)
+        standing, old = lane.standing, lane.called != called
+        settlements = self._judged(lane, epoch, delivery, outcomes, now, began, old=old)
+        with suppress(MemoryError):  # rather no line than the same delivery once more
+            self._log.attempted(delivery.message, settlements, now - began)
         if lane.loaded or lane.more:
             scheduler.line_up(lane)
         scheduler.pump()  # the next one leaves while this one is being recorded
@@ -538,6 +577,27 @@ class Dispatcher:
         elif settlements and await self._settling.record(settlements) is None:
             recorded = None
         self._done(lane, delivery, recorded)
+        if old and lane.standing is Standing.DOWN is not standing:
+            self._try_again((lane,))  # it has shut the lane, and knew nothing of the call
+
+    def _dropped(self, failure: Failure, lane: Lane, delivery: Delivery, shares: Shares) -> None:
+        """A delivery broke: of its slot another makes use.
+
+        For want of memory it comes again, as after a restart; a bug would break it again.
+        """
+        if id(delivery) in self._flying:
+            self._scheduler.landed(lane, self._flying.pop(id(delivery)))
+        scarce = isinstance(failure.value, (MemoryError, SystemError))
+        if scarce and id(delivery) in self._busy:
+            del self._busy[id(delivery)]
+            self._disowned.discard(id(delivery))
+            self._withdrawn.discard(id(delivery))
+            self._queue.release(lane, delivery)
+            self._scheduler.again_later(lane)
+        with suppress(MemoryError):
+            log_bug(self._log, "bug", failure)
+        if not self._busy and self._quiet is not None:
+            self._fall_quiet(self._quiet)
 
     def _mishap(self, delivery: Delivery, event: str, **facts: object) -> list[Outcome]:
         """A bug of the courier's: mail waits for it to be mended."""
@@ -553,6 +613,8 @@ class Dispatcher:
         outcomes: Sequence[Outcome],
         now: float,
         began: float,
+        *,
+        old: bool,
     ) -> list[Settlement]:
         # what we cut off ourselves says nothing about the destination
         stopped = self._phase is Phase.STOPPED
@@ -562,6 +624,8 @@ class Dispatcher:
         retry_at, excused = now, False
         if not stopped:
             retry_at, excused = self._lessons.learn(lane, epoch, delivery, outcomes, now, began)
+            if old:  # it was to be tried again meanwhile
+                retry_at = retry_at or now
             if lane.direct and (self._origins.counting or outcomes[0].reply.code >= 300):
                 self._origins.heard(delivery, outcomes)
             if self.foresight.waiting:
@@ -695,6 +759,8 @@ class Dispatcher:
 
     def _done(self, lane: Lane, delivery: Delivery, recorded: Sequence[Settlement] | None) -> None:
         del self._busy[id(delivery)]
+        if lane.older:
+            lane.older.discard(id(delivery))
         disowned = id(delivery) in self._disowned
         if disowned:
             self._disowned.discard(id(delivery))
@@ -726,8 +792,17 @@ def _with_some(
 
 
 def _ours_to_mend(lane: Lane) -> bool:
-    """It is down for what is configured here: a source without its address, or undefined."""
-    return lane.trouble is not None and lane.trouble.reply.status == NOT_CONFIGURED
+    """It waits for what is configured here: a next hop that has a name, also behind `direct`.
+
+    Direct mail waits for a source that has its address, or is defined, or for the TLS demanded.
+    """
+    if lane.standing is not Standing.DOWN:
+        return bool(lane.unserved) and not lane.direct
+    return (
+        not lane.direct
+        or lane.around is not None
+        or (lane.trouble is not None and lane.trouble.of_our_set_up)
+    )
 
 
 def _as_hoped(settlements: Sequence[Settlement]) -> bool:

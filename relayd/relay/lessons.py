@@ -101,6 +101,8 @@ class Lessons:
         meaning = trouble.meaning
         if not lane.direct or not all(map(asks_for_less, outcomes)):
             return None
+        if lane.around is not None and trouble.remote_mta.lower() not in site.exchangers:
+            return None  # the other way has said it, and not of what goes to the site
         if meaning is Meaning.BLOCKED:
             if lane.around is not None:
                 return None
@@ -246,6 +248,8 @@ class Lessons:
 
     def _lives(self, lane: Lane, trouble: Outcome, now: float, *, fresh: bool) -> bool:
         """Whether others of ours are served, or were lately, so that it is no use to wait long."""
+        if trouble.of_our_set_up:
+            return False  # who is served has an older connection
         lately = 0.0 <= now - lane.proved_at < _LATELY
         if asks_for_less(trouble):
             return lately or lane.in_flight > 0

@@ -148,10 +148,13 @@ class Scheduler:
         limits: RelayLimits,
         now: Callable[[], float],
         start: Callable[[Lane, Delivery, Shares], Coroutine[Any, Any, None]],
+        dropped: Callable[[Failure, Lane, Delivery, Shares], None],
         longest: Callable[[], float],
         made: Callable[[Lane], None] = lambda lane: None,
+        under_way: Callable[[Lane], set[int]] = lambda lane: set(),
     ) -> None:
         self.limits = limits
+        self._under_way = under_way  # deliveries of a lane that have started, by their ids
         self._made = made  # what is known of a lane by its name
         self.in_flight = 0
         self._clock = clock
@@ -161,6 +164,7 @@ class Scheduler:
         self._log = log
         self._now = now
         self._start = start
+        self._dropped = dropped  # hears of one that broke
         self._longest = longest  # seconds that a recipient may have to wait for its next attempt
         self._line: deque[Lane] = deque()
         self._to_look: deque[Lane] = deque()
@@ -378,7 +382,7 @@ class Scheduler:
                 self.arm(lane)
                 return
             self.probe(lane)
-        if lane.standing is Standing.PROBING and lane.held > lane.loaded:
+        if lane.standing is Standing.PROBING and lane.held - lane.outlived > lane.loaded:
             return  # something is in flight or being recorded, and comes back here
         shares = self._shares(lane)
         for share in shares:
@@ -403,7 +407,15 @@ class Scheduler:
                     share.in_flight += 1
                     if share.gated:
                         share.started(self._now())
-                self.spawn(self._start(lane, delivery, shares))
+                try:
+                    spawn(
+                        self._start(lane, delivery, shares),
+                        lambda failure: self._dropped(failure, lane, delivery, shares),
+                    )
+                except MemoryError:  # it has not begun
+                    self.landed(lane, shares)
+                    self._queue.put_back(lane, delivery)
+                    raise
                 if lane.loaded and lane.in_flight < lane.capacity:
                     self.line_up(lane)
         if lane.gone is None:
@@ -417,6 +429,8 @@ class Scheduler:
         lane.standing = Standing.PROBING
         lane.epoch += 1
         lane.more = True
+        # these may hang for minutes: the probe does not wait for them
+        lane.older = self._under_way(lane) if lane.held > lane.loaded else None
 
     def _stand_by(self, lane: Lane, share: Share) -> None:
         """Wait for a slot of the share: who is loaded already first, if there is memory for it."""
@@ -443,7 +457,7 @@ class Scheduler:
         if lane.standing is Standing.OPEN:
             if lane.loaded >= lane.window:
                 return
-        elif lane.held:
+        elif lane.probed:
             return
         if self._looks >= self.limits.looks:
             if not lane.waits:
@@ -462,9 +476,9 @@ class Scheduler:
             self.line_up(lane)  # a slot has to come free first
 
     async def _look(self, lane: Lane, asked: int) -> None:
-        now = self._now()
+        now, impatient = self._now(), lane.impatient
         try:
-            longest = 0.0 if lane.impatient else self._longest()
+            longest = 0.0 if impatient else self._longest()
             found = await self._shelf.due(lane.destination, now, asked, longest=longest)
         except Exception as error:
             self._queue.abandon_look(lane)
@@ -473,11 +487,11 @@ class Scheduler:
         finally:
             self._looks -= 1
             self._call_up(self._to_look)
-        if len(found) < asked:
+        if impatient and len(found) < asked:
             lane.impatient = False
         complete = self._queue.end_look(lane, found, asked, self.slots(lane))
         self._remember_trouble(lane)
-        if lane.loaded or not lane.held:
+        if lane.loaded or not lane.probed:
             self.line_up(lane)
         self.pump()
         if complete:
@@ -495,6 +509,12 @@ class Scheduler:
     def _again(self, lane: Lane) -> None:
         self.line_up(lane)
         self.pump()
+
+    def again_later(self, lane: Lane) -> None:
+        """What it has is in the table: look for it there, when others have had their turn."""
+        lane.more = True
+        if self._running:
+            self._clock.callLater(_AGAIN, self._again, lane)
 
     def _unreadable(self, error: Exception, again: Callable[..., None], *args: object) -> None:
         self._log.trouble("queue not readable", why=str(error))
@@ -541,23 +561,27 @@ class Scheduler:
     def _tick(self) -> None:
         """Wake the lanes whose time has come; at most a thousand, then others have their turn."""
         now = self._now()
-        if now < self._ticked_at - _TICK:  # the wall clock was set back: no time is right any more
-            self.retry(None)
-            self._review_at = 0.0
-        self._ticked_at = now
-        if now >= self._review_at:
-            self._review_at = now + _REVIEW
-            self.spawn(self._take_up(retry=False))
-        lanes = self._queue.ripe(now, _STEP)
-        for lane in lanes:
-            self.line_up(lane)
-        delay = _TICK
-        if len(lanes) == _STEP:
-            delay = 0.0
-        elif not lanes:
-            self._queue.prune(now)
-        delay = min(delay, max(self._queue.next_alarm() - now, 0.0))
-        self._timer = self._clock.callLater(delay, self._tick)
+        delay = _TICK  # should anything break
+        try:
+            if (
+                now < self._ticked_at - _TICK
+            ):  # the wall clock was set back: no time is right any more
+                self.retry(None)
+                self._review_at = 0.0
+            self._ticked_at = now
+            if now >= self._review_at:
+                self._review_at = now + _REVIEW
+                self.spawn(self._take_up(retry=False))
+            lanes = self._queue.ripe(now, _STEP)
+            for lane in lanes:
+                self.line_up(lane)
+            if len(lanes) == _STEP:
+                delay = 0.0
+            elif not lanes:
+                self._queue.prune(now)
+            delay = min(delay, max(self._queue.next_alarm() - now, 0.0))
+        finally:
+            self._timer = self._clock.callLater(delay, self._tick)
         self.pump()
 
     # what waits in the table
@@ -580,6 +604,7 @@ class Scheduler:
                 if earliest > now + self._longest():
                     earliest = now  # the clock was set back since that was written
                 if retry and earliest <= now:
+                    self.lane(destination).called += 1
                     self.retry([destination])
                 else:
                     self._queue.due_at(self.lane(destination), earliest)

@@ -279,9 +279,13 @@ class SendingSite(Share):
         self.blocked_until = self.probe_at = 0.0
         self.weigh()
 
-    def pace_as(self, pace: PaceLimits | None, workers: int) -> None:
-        """As configured, of which a rate is for all workers together."""
-        self.connections = pace.connections if pace is not None else 0
+    def pace_as(self, pace: PaceLimits | None, workers: int, machines: int = 1) -> None:
+        """As configured: a rate is for all workers together, of whatever machine.
+
+        Connections are for all `machines`; the workers of one see each other's.
+        """
+        most = pace.connections if pace is not None else 0
+        self.connections = max(most // machines, 1) if most else 0
         self.messages = pace.messages if pace is not None else 0
         rate = pace.rate if pace is not None else None
         self.learnt.pinned = 0.0 if rate is None else 1 / rate.interval / workers
@@ -330,6 +334,7 @@ class Sites:
         self._random = random
         self._counters = counters
         self._workers = workers
+        self._machines = 1
         self._path = folder / _FILE if folder is not None else None
         self._pacing = Pacing()
         self._sites: WeakValueDictionary[str, SendingSite] = WeakValueDictionary()
@@ -342,9 +347,18 @@ class Sites:
         if pacing == self._pacing:
             return False
         self._pacing = pacing
-        for site in list(self._sites.values()):
-            site.pace_as(self._pace_of(site.name, site.provider), self._workers)
+        self._pace_anew()
         return True
+
+    def share(self, workers: int, machines: int) -> None:
+        """So many have the same mail to send: of what is for all, each has its part."""
+        if (workers, machines) != (self._workers, self._machines):
+            self._workers, self._machines = workers, machines
+            self._pace_anew()
+
+    def _pace_anew(self) -> None:
+        for site in list(self._sites.values()):
+            site.pace_as(self._pace_of(site.name, site.provider), self._workers, self._machines)
 
     def _pace_of(self, name: str, provider: str) -> PaceLimits | None:
         kind, _, whom = name.partition(" ")
@@ -398,7 +412,7 @@ class Sites:
                 counters=self._counters,
             )
             self._restore(site)
-            site.pace_as(self._pace_of(name, provider), self._workers)
+            site.pace_as(self._pace_of(name, provider), self._workers, self._machines)
         elif provider and not site.exchangers.issuperset(exchangers):
             site.exchangers |= frozenset(exchangers)
         if site.gated:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from relayd.mail.address import AddressError, Mailbox, fold_domain
 from relayd.mail.delivery import Delivery
@@ -71,6 +71,19 @@ class Suspension:
         }
 
 
+class SuspendedEverywhere(Protocol):
+    """Where all nodes have the same (relayd.spool.postgresql.store); raises SpoolError."""
+
+    on_suspending: Callable[[Sequence[Mapping[str, Any]], Sequence[Sequence[str]]], None]
+    on_suspended: Callable[[Sequence[Mapping[str, Any]]], None]
+
+    def suspend(self, begun: Mapping[str, object]) -> Awaitable[None]:
+        """Tell them that this is to wait."""
+
+    def resume(self, kind: str, whom: str) -> Awaitable[list[Mapping[str, object]]]:
+        """Tell them that this (of no kind: whatever does) waits no more; what did."""
+
+
 class Suspensions:
     """All that are in force. `told` are called when something has changed."""
 
@@ -80,8 +93,40 @@ class Suspensions:
         self._log = log
         self._now = now
         self._known: dict[tuple[str, str], Suspension] = {}
+        self.ended = 0  # how many an operator has, before their time
         self.of_messages = False  # some are not a matter of lanes alone
         self.told: list[Callable[[], None]] = []
+        self._everywhere: SuspendedEverywhere | None = None
+
+    def share(self, everywhere: SuspendedEverywhere) -> None:
+        """Have the same as all other nodes: what they know counts, not what is kept here."""
+        self._everywhere = everywhere
+        everywhere.on_suspending = self._heard
+        everywhere.on_suspended = self._all_are
+
+    def _heard(self, begun: Sequence[Mapping[str, Any]], ended: Sequence[Sequence[str]]) -> None:
+        known = dict(self._known)
+        for each in begun:
+            one = Suspension(**each)
+            known[one.kind, one.whom] = one
+        for kind, whom in ended:
+            known.pop((kind, whom), None)
+        self._are(known)
+
+    def _all_are(self, found: Sequence[Mapping[str, Any]]) -> None:
+        now = self._now()
+        every = (Suspension(**each) for each in found)
+        self._are({(one.kind, one.whom): one for one in every if now < one.until})
+
+    def _are(self, known: dict[tuple[str, str], Suspension]) -> None:
+        if known == self._known:
+            return
+        self._known = known
+        try:
+            self._save()
+        except OSError as error:
+            self._log.trouble("suspensions not kept", file=str(self._path), why=str(error))
+        self._changed()
 
     def load(self) -> None:
         """What was in force before the restart."""
@@ -120,14 +165,24 @@ class Suspensions:
         for one in ended:
             del self._known[one.kind, one.whom]
         self._kept_or(before)
+        self.ended += len(ended)
         return ended
 
-    def begin(self, found: Mapping[str, Any]) -> None:
-        """`suspend`, for who has it as a document."""
-        self.suspend(Suspension(**found))
+    async def begin(self, found: Mapping[str, Any]) -> None:
+        """`suspend` in all nodes, for who has it as a document; raises SpoolError, too."""
+        one = Suspension(**found)
+        one = replace(one, whom=_folded(one.kind, one.whom))
+        if self._everywhere is not None:
+            await self._everywhere.suspend(one.document())
+        self.suspend(one)
 
-    def end(self, kind: str, whom: str) -> list[dict[str, object]]:
+    async def end(self, kind: str, whom: str) -> list[dict[str, object]]:
         """`resume`, likewise."""
+        if self._everywhere is not None:
+            gone = await self._everywhere.resume(kind, _folded(kind, whom) if kind else "")
+            ended = {(str(each["kind"]), str(each["whom"])) for each in gone}
+            self._are({key: one for key, one in self._known.items() if key not in ended})
+            return [dict(each) for each in gone]
         return [one.document() for one in self.resume(kind, whom)]
 
     def said_of(self, found: Mapping[str, Any]) -> str:
@@ -229,7 +284,7 @@ def _folded(kind: str, whom: str) -> str:
         return whom
     if kind == DESTINATION:
         with contextlib.suppress(AddressError):
-            return fold_domain(whom.removeprefix("@"))
+            return fold_domain(whom.removeprefix("@").removesuffix("."))
     if kind == SENDER:
         return _sender(whom)
     return whom.lower()

@@ -51,6 +51,7 @@ from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.dkimdesk import DkimDesk
 from relayd.ops.following import Events
 from relayd.ops.forward import ForwardedCommands
+from relayd.ops.hooks import HookRecorder
 from relayd.ops.limitsdesk import LimitsDesk
 from relayd.ops.maillog import LineLog
 from relayd.ops.mailq import MAX_SESSIONS as MOST_PUBLIC
@@ -65,12 +66,13 @@ from relayd.ops.tablesdesk import TablesDesk
 from relayd.ops.text import moment
 from relayd.ops.tokensdesk import FILE as TOKENS
 from relayd.ops.tokensdesk import TokensDesk
-from relayd.ops.twistedlog import TwistedLog
+from relayd.ops.twistedlog import TwistedLog, take_last_words
 from relayd.reactor.coroutine import promise
 from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
 from relayd.relay.keptreports import KeptReports
+from relayd.relay.origins import begin_anew
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration, RefusedConfiguration
 from relayd.service.gateway import (
@@ -83,6 +85,7 @@ from relayd.service.gateway import (
     reverse_names_of,
     web_of,
 )
+from relayd.service.hooks import HookService, recorder_of
 from relayd.service.metrics import Metrics
 from relayd.service.supervisor import Orders, Supervisor
 from relayd.service.tableorders import snapshot_orders
@@ -92,6 +95,7 @@ from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.tls.dates import CertificateDates
 
 if TYPE_CHECKING:
+    from relayd.ops.rulesdesk import RulesDesk
     from relayd.service.console import ConsoleService
 
 
@@ -271,6 +275,8 @@ class Relayd(MultiService):
         self._commands: OperatorCommands | ForwardedCommands
         self._mover: Service
         self._supervisor: Supervisor | None = None
+        self._hooks = HookService(reactor, self._configuration, log)
+        self._recorder: HookRecorder | None = None
         self._metrics: Metrics | None = None
         if settings.metrics or settings.console:  # the console shows rates
             self._metrics = Metrics(
@@ -279,9 +285,11 @@ class Relayd(MultiService):
                 log,
                 lambda: self._commands.figures(),
                 lambda: self._supervisor.figures() if self._supervisor else {},
+                self._hooks.figures,
             )
         self._console: ConsoleService | None = None
         self._tokens: TokensDesk | None = None
+        self._rules: RulesDesk | None = None
         if settings.console:
             # only who has a console loads what makes its pages
             from relayd.service.console import ConsoleService
@@ -291,6 +299,12 @@ class Relayd(MultiService):
             self._console = ConsoleService(
                 reactor, self._configuration, log, self._tokens, self._metrics.sums
             )
+            if settings.console_edits and settings.path is not None:
+                from relayd.service.console import rules_desk
+
+                self._rules = rules_desk(
+                    reactor, self._configuration, settings.path, self._reload, log
+                )
         self._kept = (
             LastGoodFile(settings.spool, settings.path.absolute()) if settings.path else None
         )
@@ -305,6 +319,9 @@ class Relayd(MultiService):
 
     def _alone(self) -> None:
         settings = self._settings
+        oauth = self._oauth()
+        if self._metrics is not None:
+            self._output.counted = self._metrics.counting.log_dropped
         gateway = Gateway(
             self._reactor,
             self._configuration,
@@ -314,15 +331,19 @@ class Relayd(MultiService):
             counting=None if self._metrics is None else self._metrics.counting,
         )
         self._mover = gateway
+        self._recorder = recorder_of(self._reactor, self._configuration, self._log)
         self._commands = commands_of(
             *(gateway, self._configuration, self._log),
-            oauth=self._oauth(),
+            oauth=oauth,
             limits=self._limits(),
             backscatter=self._backscatter(),
             dkim=self._dkim(),
             tables=self._refresher,
             tokens=self._tokens,
+            rules=self._rules,
             console=self._console,
+            hooks=self._hooks,
+            output=self._output,
             events=self._events,
         )
 
@@ -360,6 +381,9 @@ class Relayd(MultiService):
             self._reactor, self._configuration, self._log, resolver, names, gatherer
         )
         started, dates, limits = time.time(), CertificateDates(), self._limits()
+        oauth = self._oauth()
+        if self._metrics is not None:
+            self._output.counted = self._metrics.counting.log_dropped
         self._commands = ForwardedCommands(
             self._reactor,
             supervisor.controls,
@@ -372,6 +396,9 @@ class Relayd(MultiService):
                     limits,
                     self._refresher,
                     self._console,
+                    self._hooks,
+                    oauth,
+                    self._output,
                 ),
                 **supervisor.figures(),
             },
@@ -380,12 +407,13 @@ class Relayd(MultiService):
             reload=self._reload_all,
             restart=self._restart_workers,
             log=self._log,
-            oauth=self._oauth(),
+            oauth=oauth,
             limits=limits,
             backscatter=self._backscatter(),
             dkim=self._dkim().answer,
             tables=TablesDesk(self._refresher, self._log),
             tokens=self._tokens,
+            rules=self._rules,
             events=self._events,
             said=self._configuration.said,
         )
@@ -472,6 +500,7 @@ class Relayd(MultiService):
         if isinstance(parent, Componentized):
             observer = TwistedLog(self._log.line, self._output.write)
             parent.setComponent(ILogObserver, observer)  # type: ignore[no-untyped-call]  # Twisted's own
+            take_last_words(self._log.line, self._output.write)
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # Twisted's own
 
     def privilegedStartService(self) -> None:
@@ -502,6 +531,7 @@ class Relayd(MultiService):
         try:
             spool.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire()
+            begin_anew(spool)
             super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
             factory = ControlFactory(self._reactor, self._commands, self._log)
             self._control = listen(self._reactor, self._settings.control, factory)
@@ -510,6 +540,7 @@ class Relayd(MultiService):
                 self._metrics.start()
             if self._console is not None:
                 self._console.start(self._commands, self._guesses())
+            self._hooks.start()
         except CannotListenError as error:
             _refuse(f"relayd: metrics: {error}")
         except SpoolError as error:
@@ -562,7 +593,10 @@ class Relayd(MultiService):
             stopped = port.stopListening() if port is not None else None
             if isinstance(stopped, Deferred):
                 await stopped
+        self._hooks.stop()
         await super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
+        if self._recorder is not None:
+            self._recorder.finish()
         self._lock.release()
         self._log.flush()
 
@@ -604,7 +638,10 @@ def commands_of(
     tables: Refresher | None = None,
     backscatter: BackscatterDesk | None = None,
     tokens: TokensDesk | None = None,
+    rules: RulesDesk | None = None,
     console: ConsoleService | None = None,
+    hooks: HookService | None = None,
+    output: Output | None = None,
     *,
     events: Events,
 ) -> OperatorCommands:
@@ -613,7 +650,8 @@ def commands_of(
     return OperatorCommands(
         gateway.backends(),
         about=lambda: about(
-            configuration, started, gateway.missing, dates, limits, tables, console, gateway.live
+            *(configuration, started, gateway.missing, dates, limits, tables, console, hooks),
+            *(oauth, output, gateway.live),
         ),
         explain=gateway.explain,
         check=configuration.check,
@@ -633,6 +671,7 @@ def commands_of(
         dkim=None if dkim is None else dkim.answer,
         tables=None if tables is None else TablesDesk(tables, log),
         tokens=tokens,
+        rules=rules,
         events=events,
         said=configuration.said,
         filters=gateway.filters.view,
@@ -647,6 +686,9 @@ def about(
     limits: LimitsDesk | None,
     tables: Refresher | None = None,
     console: ConsoleService | None = None,
+    hooks: HookService | None = None,
+    oauth: OauthDesk | None = None,
+    output: Output | None = None,
     live: LiveDirectories | None = None,
 ) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
@@ -668,6 +710,9 @@ def about(
             *(console.missing if console is not None else ()),
         ],
         "tables": [] if tables is None else tables.figures(),
+        "logins": oauth.status() if oauth is not None else [],
+        "log_dropped": output.lost if output is not None else 0,
+        "hooks": hooks.status() if hooks is not None else [],
         **({} if live is None else {"live_tables": live.figures()}),
         "certificates": [
             {"file": str(each.file), "until": each.until, "trouble": each.trouble}

@@ -6,12 +6,15 @@ is loaded where nobody has said `console`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
 
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
-from relayd.config import Settings
+from relayd.config import Settings, load
+from relayd.config.editing import FOLDER, KeptSources
+from relayd.config.texts import DraftedTexts
 from relayd.config.values import ConsolePlace
 from relayd.intake.accounttables import AccountTables
 from relayd.login.guesses import Guesses
@@ -19,11 +22,15 @@ from relayd.login.users import Seat
 from relayd.mail.log import MailLog
 from relayd.ops.commands import Operations
 from relayd.ops.control import ControlError, listen
+from relayd.ops.documents import Document
 from relayd.ops.forwardsdesk import ForwardsDesk
+from relayd.ops.rulesdesk import RulesDesk
 from relayd.ops.tokensdesk import TokensDesk
 from relayd.reactor.workerpipe import Reactor
 from relayd.rules.tables.userstable import UsersTable
+from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration
+from relayd.service.rehearsal import rehearsed
 from relayd.tls.files import CertificateFiles
 from relayd.tls.renewal import Certificates
 from relayd.web.api import Api
@@ -74,12 +81,15 @@ class ConsoleService:
                 )
             return self._entrances[table]
 
-        console = Console(commands, api, settings.hostname, entrance, self._seats, sums=self._sums)
-        if any(each.place.path is None for each in settings.console):
+        console = Console(
+            commands, api, settings.hostname, entrance, self._seats,
+            sums=self._sums, edits=settings.console_edits,
+        )  # fmt: skip
+        if any(each.place.path is None for each in settings.console_places):
             self._apply(settings)
             self._configuration.on_change(self._apply)
             self._certificates.start()
-        for place in settings.console:
+        for place in settings.console_places:
             site = SiteFactory(self._reactor, place, console.answer, self._log)
             self._listen(place, site)
 
@@ -99,7 +109,7 @@ class ConsoleService:
             self._ports.append(port)
 
     def _apply(self, settings: Settings) -> None:
-        places = {str(each) for each in settings.console}
+        places = {str(each) for each in settings.console_places}
         self._certificates.apply(_for_places(settings.certificates, places), settings.tls_minimum)
 
     def _seats(self, table: str) -> Mapping[str, Seat]:
@@ -114,6 +124,35 @@ class ConsoleService:
         """Look at no certificate any more."""
         self._certificates.stop()
         self._accounts.close()
+
+
+def rules_desk(
+    reactor: Reactor,
+    configuration: Configuration,
+    config: Path,
+    reload: Callable[[], Awaitable[str]],
+    log: MailLog,
+) -> RulesDesk:
+    """For `console may edit`: changes the files of this configuration."""
+    spool = configuration.settings.spool
+
+    def rehearse(path: Path, octets: bytes) -> Awaitable[Settings]:
+        fixed = configuration.settings.fixed
+        return aside(reactor, lambda: load(config, fixed, DraftedTexts(path, octets)))()
+
+    def replay(path: Path, text: str, since: float) -> Awaitable[Document]:
+        return rehearsed(reactor, config.absolute(), spool, (path, text), since)
+
+    return RulesDesk(
+        lambda: configuration.settings,
+        rehearse,
+        reload,
+        lambda: configuration.refused is not None,
+        replay,
+        lambda work: aside(reactor, work)(),
+        KeptSources(spool / FOLDER),
+        log,
+    )
 
 
 def _for_places(

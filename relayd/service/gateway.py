@@ -6,6 +6,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
@@ -39,6 +40,7 @@ from relayd.login.guesses import Guesses
 from relayd.login.tokenfile import TokenFiles
 from relayd.mail.client import Client
 from relayd.mail.envelope import Recipient
+from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record
 from relayd.mail.outcome import Outcome
@@ -56,6 +58,7 @@ from relayd.relay.https import Https
 from relayd.relay.logins import Logins
 from relayd.relay.lostaddresses import LostAddresses
 from relayd.relay.mailboxes import MailboxVerification
+from relayd.relay.origins import Origins
 from relayd.relay.protection import Protection
 from relayd.relay.resolve import Directory
 from relayd.relay.route import route
@@ -80,8 +83,10 @@ from relayd.shared.seldom import FILE, Seldom
 from relayd.smtp.exchange import ServerLimits as SessionRules
 from relayd.smtp.extensions import Offer
 from relayd.smtp.server import SmtpServer
-from relayd.spool.errors import SpoolError
-from relayd.spool.postgresql.store import PostgresqlSpool
+from relayd.spool.away import FOLDER as AWAY
+from relayd.spool.away import AwayStore, local_shards
+from relayd.spool.errors import SpoolAway, SpoolError
+from relayd.spool.postgresql.store import PostgresqlSpool, name_of
 from relayd.spool.refusedlog import FOLDER as REFUSED_LOG_FOLDER
 from relayd.spool.refusedlog import RefusedLog
 from relayd.spool.sqlite.bridge import Promise
@@ -243,12 +248,23 @@ def opened_by(
 ) -> Spool | PostgresqlSpool:
     """The spool of the shard of this number: in the folder, or that of a node in a database."""
     if settings.place.database:
-        # a name for each process that sends: the first has the machine's
-        name = f"{settings.node}/{number}" if number else settings.node
+        name = name_of(settings.node, number)
         return PostgresqlSpool(settings.place.database, bridge, node=name, log=log)
     folder = settings.spool
     lock = folder / f"shard-{number}" / "lock"
     return Spool(folder, bridge, shard=number, log=log, lock=lock)
+
+
+def kept_by(
+    settings: Settings, worker: int, workers: int, bridge: ReactorBridge, log: MailLog
+) -> Iterator[tuple[int, Spool]]:
+    """The spools of this node's own for mail that comes while the database is away."""
+    place = settings.away.folder
+    if settings.place.database and place is not None:
+        folder = place / AWAY
+        for number in local_shards(folder, worker, workers):
+            lock = folder / f"shard-{number}" / "lock"
+            yield number, Spool(folder, bridge, shard=number, log=log, lock=lock)
 
 
 class Shard:
@@ -283,6 +299,7 @@ class Gateway(Service):
     """One message's way, from the first listener to the last courier.
 
     `shards`: the first takes new mail, the others (of workers that are no more) are only emptied.
+    Where a database may be away, spools of this machine's own come after them.
     """
 
     def __init__(
@@ -359,14 +376,28 @@ class Gateway(Service):
         )
         # at rest
         bridge = ReactorBridge(reactor)
-        self.shards = tuple(self._shard(number, bridge) for number in shards)
+        shared = [
+            self._shard(number, opened_by(settings, number, bridge, log), settings.spool)
+            for number in shards
+        ]
+        local = [
+            self._shard(number, spool, spool.directory)
+            for number, spool in kept_by(settings, shards[0], workers, bridge, log)
+        ]
+        self.shards = (*shared, *local)
+        self._local = local[0] if local else None  # takes new mail while the database is away
+        self._taking: AwayStore | Spool | PostgresqlSpool = shared[0].spool
+        if self._local is not None:
+            self._taking = AwayStore(shared[0].spool, self._local.spool, log)
+        if isinstance(shared[0].spool, PostgresqlSpool):
+            self.suspensions.share(shared[0].spool)
         if counting is not None:
             # of the others, which are only emptied, another thread would add to the same figures
             self.shards[0].spool.hear_of_commits(counting.committed)
             for shard in self.shards:
                 shard.dispatcher.foresight.on_verdict = counting.forecast
         self._own_mail = OwnMail(
-            self.shards[0].spool,
+            self._taking,
             lambda: configuration.settings,
             self._accept_own,
             log,
@@ -422,9 +453,8 @@ class Gateway(Service):
 
     # making the graph
 
-    def _shard(self, number: int, bridge: ReactorBridge) -> Shard:
+    def _shard(self, number: int, spool: Spool | PostgresqlSpool, folder: Path) -> Shard:
         settings = self._configuration.settings
-        spool = opened_by(settings, number, bridge, self._log)
         sites = Sites(
             self.directory.resolve,
             self._log,
@@ -432,7 +462,7 @@ class Gateway(Service):
             random.random,
             counters=self._sessions,
             workers=self._workers,
-            folder=settings.spool / f"shard-{number}",
+            folder=folder / f"shard-{number}",
         )
         courier = Courier(
             self._reactor,
@@ -461,10 +491,19 @@ class Gateway(Service):
             report_held=reports.show,
             sites=sites,
             suspensions=self.suspensions,
+            origins=Origins(
+                self._log,
+                time.time,
+                random.random,
+                counters=self._sessions,
+                folder=settings.spool,
+            ),
             strangers=self._strangers,
         )
         self.lost_addresses.told.append(dispatcher.source_is_back)
         watch = None
+        if isinstance(spool, PostgresqlSpool):
+            spool.on_nodes = sites.share
         if spool.lease is not None:
             courier.keeps(spool.lease)
             spool.lease.on_lost = dispatcher.lost
@@ -474,19 +513,25 @@ class Gateway(Service):
     def _make_service(self, sessions: SharedCounters | None) -> SmtpService:
         settings = self._configuration.settings
         spool, dispatcher = self.shards[0].spool, self.shards[0].dispatcher
-        self._cut_through = CutThrough(dispatcher.attempt, dispatcher.prompt, spool.answered)
+        self._cut_through = CutThrough(
+            lambda message, *more: self._taker(message.ident).dispatcher.attempt(message, *more),
+            dispatcher.prompt,
+            lambda ident: self._taker(ident).spool.answered(ident),
+        )
         signing = Signing(lambda: self._configuration.settings.signing, time.time, self._log)
         intake = Intake(
             trace=TraceField(settings.hostname),
             rules=lambda: self._configuration.settings.ruleset,
-            spool=spool,
+            spool=self._taking,
             expect=spool.expect,
             accept=self._accept,
             log=self._log,
             clock=time.time,
             expanded=self._own_mail.expanded,
             untold=self._refused_log.note,
-            foretold=lambda ident, trail: self.shards[0].dispatcher.foresight.note(ident, trail),
+            foretold=lambda ident, trail: self._taker(ident).dispatcher.foresight.note(
+                ident, trail
+            ),
             guesses=self.guesses,
             turn=lambda: deferLater(self._reactor, 0),
             sign=signing.fields,
@@ -572,6 +617,8 @@ class Gateway(Service):
 
     def _limit_shards(self, now: Settings) -> None:
         for shard in self.shards:
+            if isinstance(shard.spool, PostgresqlSpool):
+                shard.spool.rules = now.ruleset.hash
             shard.spool.apply(
                 memory_threshold=now.content_in_memory,
                 floor_bytes=now.free_space,
@@ -586,7 +633,14 @@ class Gateway(Service):
     # a message's way
 
     def _accept(self, message: Message, records: tuple[Record, ...]) -> None:
-        self.shards[0].dispatcher.accept(message, records)
+        self._taker(message.ident).dispatcher.accept(message, records)
+
+    def _taker(self, ident: int) -> Shard:
+        """Which of the shards that take mail has taken this."""
+        local = self._local
+        if local is not None and shard_of(ident) == local.number:
+            return local
+        return self.shards[0]
 
     def _knows(self, client: Client) -> bool:
         """Whether its mail is no stranger's."""
@@ -594,7 +648,7 @@ class Gateway(Service):
 
     def _accept_own(self, message: Message, records: tuple[Record, ...]) -> None:
         if any(each.state is RecipientState.HELD for each in records):
-            self.shards[0].reports.show(message)
+            self._taker(message.ident).reports.show(message)
         self._accept(message, records)
 
     def _route(self, recipient: Recipient) -> Hop | Outcome:
@@ -613,7 +667,16 @@ class Gateway(Service):
         opened = []
         try:
             for shard in self.shards:
-                shard.spool.open()
+                if isinstance(shard.spool, PostgresqlSpool):  # what is kept beside it
+                    beside = self._configuration.settings.spool / f"shard-{shard.number}"
+                    beside.mkdir(mode=0o700, parents=True, exist_ok=True)
+                try:
+                    shard.spool.open()
+                except SpoolAway as error:
+                    if self._local is None:
+                        raise
+                    assert isinstance(shard.spool, PostgresqlSpool)
+                    shard.spool.open_in_time(error)
                 opened.append(shard)
         except SpoolError:
             for shard in opened:
@@ -713,6 +776,7 @@ class Gateway(Service):
                 self.lost_addresses.documents,
                 shard.dispatcher.provider_of,
                 lambda shard=shard: self._full(shard),  # type: ignore[misc]  # likewise
+                shard.spool.cluster if isinstance(shard.spool, PostgresqlSpool) else None,
             )
             for shard in self.shards
         )

@@ -12,12 +12,12 @@ from twisted.internet.interfaces import IListeningPort
 from relayd import __version__
 from relayd.config import Settings
 from relayd.config.values import MetricsPlace
-from relayd.ops.answers import FiguresAnswer
+from relayd.ops.answers import FiguresAnswer, HookStatusAnswer
 from relayd.ops.control import listen
 from relayd.ops.counting import Counting
 from relayd.ops.maillog import LineLog
 from relayd.ops.metricsport import MetricsFactory
-from relayd.ops.openmetrics import gauges_of, label_value, text_of_metrics
+from relayd.ops.openmetrics import gauges_of, hook_figures, label_value, text_of_metrics
 from relayd.reactor.workerpipe import Reactor
 from relayd.service.configuration import Configuration
 from relayd.shared.meters import Meters, shared_meters
@@ -36,8 +36,9 @@ class Metrics:
         log: LineLog,
         figures: Callable[[], Awaitable[FiguresAnswer]],
         about: Callable[[], Mapping[str, object]] = dict,
+        hooks: Callable[[], Sequence[HookStatusAnswer]] = tuple,
     ) -> None:
-        """`figures`: of all processes; `about`: of the workers, as `status` has it."""
+        """`figures`: of all processes; `about`: of the workers, `hooks`: as `status` has them."""
         settings = configuration.settings
         workers = settings.workers if settings.workers > 1 else 0
         self.descriptor = shared_meters(workers + 1)
@@ -49,6 +50,7 @@ class Metrics:
         self._log = log
         self._figures = figures
         self._about = about
+        self._hooks = hooks
         self._certificates = CertificateDates()
         self._started = time.time()
         self._ports: list[IListeningPort] = []
@@ -87,6 +89,7 @@ class Metrics:
             if each.until:
                 label = label_value(str(each.file))
                 gauges[f'relayd_certificate_expiry_seconds{{file="{label}"}}'] = each.until
+        gauges |= hook_figures(self._hooks(), now)
         about = self._about()
         gauges["relayd_workers"] = float(settings.workers)
         gauges["relayd_workers_ready"] = float(str(about.get("workers_ready", settings.workers)))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from relayd.config import Settings
+from relayd.intake.intake import DraftStore
 from relayd.intake.ownreports import OURSELVES, held_for_filters
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
@@ -47,7 +48,7 @@ class OwnMail:
 
     def __init__(
         self,
-        spool: Store,
+        spool: DraftStore,
         settings: Callable[[], Settings],
         accept: Accept,
         log: MailLog,

@@ -23,7 +23,7 @@ from relayd.ops.counting import Counting
 from relayd.ops.following import Events
 from relayd.ops.maillog import LineLog
 from relayd.ops.output import Output
-from relayd.ops.twistedlog import TwistedLog
+from relayd.ops.twistedlog import TwistedLog, take_last_words
 from relayd.reactor.coroutine import log_bug, promise
 from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor, WorkerPipe
@@ -31,6 +31,7 @@ from relayd.service.app import commands_of, mail_log, prepare_process, read_sett
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration
 from relayd.service.gateway import Gateway
+from relayd.service.hooks import recorder_of
 from relayd.service.supervisor import DRAIN, FIRST_SOCKET_FD, PIPE_FD, READY, Orders
 from relayd.shared.counters import SharedCounters
 from relayd.shared.meters import Meters
@@ -68,6 +69,7 @@ class Worker:
             pacing = lambda: self._configuration.settings.ruleset.pacing  # noqa: E731
             counting = Counting(meters, pacing, reloads=False)
             log.taps += (counting,)
+            output.counted = counting.log_dropped
         self._configuration.on_change(lambda _: output.reopen())  # it may have been rotated
         sockets = [
             socket.socket(fileno=FIRST_SOCKET_FD + number)
@@ -87,6 +89,8 @@ class Worker:
             workers=orders.workers,
             counting=counting,
         )
+        self._hooks = recorder_of(reactor, self._configuration, log)
+        self._output = output
         self._orders = orders
         self._stopping = False
 
@@ -94,7 +98,9 @@ class Worker:
         """Serve."""
         self._gateway.startService()
         events = Events(reactor, self._log, soon(reactor))
-        commands = commands_of(self._gateway, self._configuration, self._log, events=events)
+        commands = commands_of(
+            *(self._gateway, self._configuration, self._log), output=self._output, events=events
+        )
         factory = ControlFactory(reactor, commands, self._log)
         listen(reactor, Path(self._orders.control), factory)
         pipe = WorkerPipe(
@@ -121,6 +127,7 @@ class Worker:
         log_bug(self._log, "bug while stopping", failure)
 
     def _end(self, _: object) -> None:
+        self._hooks.finish()
         self._log.flush()
         reactor.stop()
 
@@ -136,7 +143,8 @@ def main() -> None:
     # the master says when to stop: a Ctrl-C that reaches the whole group is its business
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    globalLogBeginner.beginLoggingTo([TwistedLog(log.line, output.write)], redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([TwistedLog(log.line, output.write)])
+    take_last_words(log.line, output.write)
     try:
         worker = Worker(orders, log, output)
         worker.start()

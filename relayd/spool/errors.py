@@ -18,6 +18,10 @@ class SpoolFull(SpoolError):  # noqa: N818  a condition, not a mistake
     """No bytes, no inodes or no quota left (452 4.3.1)."""
 
 
+class SpoolAway(SpoolError):  # noqa: N818  likewise
+    """The database cannot be reached."""
+
+
 class SpoolLocked(SpoolError):  # noqa: N818  likewise
     """Another process owns this spool (promise 7); `pid` is 0 if it did not say who it is."""
 

@@ -69,7 +69,8 @@ class Store(Protocol):
     on_trouble: Callable[[str], None]  # it has just become unhealthy, and why
     on_recovery: Callable[[], None]
     on_change: Callable[[str, Sequence[tuple[int, int]]], None]
-    # ^ the operator's "retry", "hold", "release" or "remove" met these (message, number)s
+    # ^ the operator's "retry", "hold", "release" or "remove" met these (message, number)s; or
+    # his "reroute", where another node has carried it out
 
     @property
     def lease(self) -> Lease | None:
@@ -193,7 +194,8 @@ class Store(Protocol):
         """Send waiting recipients another way, in one transaction; of which messages.
 
         One of which a recipient is not as it was is left alone. No `on_change`: whoever asks for it
-        keeps what is under way off, and knows what to look for afterwards.
+        keeps what is under way off, and knows what to look for afterwards. The owners of others'
+        hear of it: what is under way there already ends the way that it has.
         """
 
     def set_aside(self, ident: int, reason: str) -> Awaitable[bool]:

@@ -49,6 +49,7 @@ class QueueFilter:
     recipient: str = ""
     received_before: float = 0.0  # seconds since the epoch
     reply: str = ""  # what the last reply begins with
+    domain: str = ""  # only recipients in it: as the client named them, or as the rules did
     rule: str = ""  # only what is held: words of the rule or filter that holds it, or its place
 
 

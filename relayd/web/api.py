@@ -16,10 +16,19 @@ from relayd.login.apitokens import ApiToken
 from relayd.login.guesses import Guesses
 from relayd.ops.commands import Operations
 from relayd.web.catalogue import API, find_call, from_query, request_of
-from relayd.web.exchange import JSON, TurnedAwayError, WebAnswer, WebRequest, document, problem
+from relayd.web.exchange import (
+    JSON,
+    PROBLEM,
+    TurnedAwayError,
+    WebAnswer,
+    WebRequest,
+    document,
+    problem,
+)
 from relayd.web.forwards import DOMAINS, ForwardsApi
 from relayd.web.openapi import described
 from relayd.web.operations import carried_out
+from relayd.web.scope import scoped, within
 
 DESCRIPTION = "/openapi.json"
 _CHALLENGE = [("WWW-Authenticate", 'Bearer realm="relayd"')]  # RFC 6750 section 3
@@ -45,21 +54,20 @@ class Api:
         token = self._token(asked)
         if self._forwards is not None and asked.path.startswith(DOMAINS):
             return await self._forwards.answer(asked, token)
+        if not _takes_json(asked.header("accept")):
+            raise TurnedAwayError(HTTPStatus.NOT_ACCEPTABLE, f"answers are {JSON}")
         path = asked.path.removeprefix(API)
         if path == DESCRIPTION and asked.method != "POST":
             return WebAnswer(HTTPStatus.OK, JSON, _description())
         call, said = find_call(asked.method, path)
-        if token.domains:
-            raise TurnedAwayError(
-                HTTPStatus.FORBIDDEN, f"the token {token.name} is for forwards only"
-            )
         if token.role < call.role:
             why = f"{call.path} is for {call.role}; the token {token.name} is {token.role}'s"
             raise TurnedAwayError(HTTPStatus.FORBIDDEN, why)
         fields = _body(asked) if call.method == "POST" else from_query(call, asked.fields())
         request = {**request_of(call, fields), **said}
-        who = f"token:{token.name}"
-        return document(await carried_out(self._commands, call, request, who))
+        who, asked_of = f"token:{token.name}", scoped(call, request, token)
+        found = await carried_out(self._commands, call, asked_of, who)
+        return document(within(call, found, token))
 
     def _token(self, asked: WebRequest) -> ApiToken:
         scheme, _, shown = asked.header("authorization").partition(" ")
@@ -79,6 +87,13 @@ class Api:
 def told(error: TurnedAwayError) -> WebAnswer:
     """What goes wrong is a document, too."""
     return problem(error.status, str(error), *error.fields)
+
+
+def _takes_json(accept: str) -> bool:
+    """Whether a client may be answered so (RFC 9110 section 12.5.1)."""
+    kinds = [each.partition(";") for each in accept.lower().split(",")]
+    wanted = [kind.strip() for kind, _, more in kinds if more.replace(" ", "") != "q=0"]
+    return not accept or any(kind in ("*/*", "application/*", JSON, PROBLEM) for kind in wanted)
 
 
 def _body(asked: WebRequest) -> dict[str, object]:

@@ -45,6 +45,11 @@ class Call:
     many: str = ""  # the answer is an object with this one field, a list of `answer`
     fixed: tuple[tuple[str, str], ...] = ()  # what the command is told besides
 
+    @property
+    def name(self) -> str:
+        """Its operationId."""
+        return self.path[1:].replace("/{id}", "_by_id").replace("/", "_")
+
 
 LIMIT = Parameter("limit", NUMBER, f"at most so many; {USUAL}, and at most {MOST}")
 FILTER = (
@@ -68,6 +73,10 @@ FIND = (
     LIMIT,
 )
 WHOM = tuple(Parameter(name) for name in ("destination", "provider", "sender", "login"))
+FILE = Parameter("file", TEXT, "one of those with rules, as `rules` lists them")
+DRAFT = (FILE, Parameter("text", TEXT, "the whole file"))
+VERSION = Parameter("version", TEXT, "of the text that is replaced")
+KEPT = Parameter("kept", TEXT, "the id of a kept version")
 QUESTION = (
     *(Parameter(name) for name in ("recipient", "from", "sender", "header", "helo", "login")),
     Parameter("listener"),
@@ -86,6 +95,13 @@ def _post(
     path: str, role: Role, answer: type, about: str, parameters: tuple[Parameter, ...] = ()
 ) -> Call:
     return Call("POST", path, path[1:], role, answer, about, parameters)
+
+
+def _rules(
+    method: str, path: str, action: str, answer: type, about: str, *parameters: Parameter
+) -> Call:
+    fixed = (("action", action),)
+    return Call(method, path, "rules", Role.ADMIN, answer, about, parameters, "", fixed)
 
 
 CALLS = (
@@ -119,6 +135,19 @@ CALLS = (
           (*WHOM, Parameter("seconds", NUMBER), Parameter("reason"))),
     _post("/resume", Role.OPERATOR, answers.ResumedAnswer, "let it go on",
           (*WHOM, Parameter("all", FLAG))),
+    _rules("GET", "/rules", "list", answers.RulesFilesAnswer, "the files with the rules"),
+    _rules("GET", "/rules/text", "show", answers.RulesTextAnswer,
+           "what is in one of them, and what was", FILE, KEPT),
+    _rules("POST", "/rules/check", "check", answers.RulesCheckAnswer,
+           "whether all would be good if a file were this", *DRAFT),
+    _rules("POST", "/rules/replay", "replay", answers.RulesReplayAnswer,
+           "what it would make of the mail of the last days", *DRAFT,
+           Parameter("since", NUMBER, "seconds that are looked back; a day")),
+    _rules("POST", "/rules/activate", "activate", answers.RulesActivatedAnswer,
+           "write it, and put it in force", *DRAFT, VERSION),
+    _rules("POST", "/rules/back", "back", answers.RulesActivatedAnswer,
+           "put a version before in force again; the last one where none is said",
+           FILE, VERSION, KEPT),
     _post("/reload", Role.ADMIN, answers.ComplaintAnswer, "put what is on disk in force"),
 )  # fmt: skip
 

@@ -17,10 +17,12 @@ from relayd.web.api import Api, told
 from relayd.web.catalogue import API, find_call
 from relayd.web.entrance import Credentials, Entrance
 from relayd.web.exchange import HTML, TurnedAwayError, WebAnswer, WebRequest, redirect
-from relayd.web.live import Rates, SharedAnswer, Sums
+from relayd.web.live import Rates, SharedMarkup, Sums
 from relayd.web.markup import Markup, link
 from relayd.web.operations import carried_out
 from relayd.web.parts import Beginning, Parts, missing, parts_of
+from relayd.web.rules import RulesScreen
+from relayd.web.rulespages import CHECK, RULES
 from relayd.web.sessions import COOKIE, Person, Sessions, cookie_field
 
 _MESSAGE = "/message/"
@@ -45,8 +47,15 @@ class Console:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sums: Sums = dict,
+        *,
+        edits: bool = False,
     ) -> None:
-        """`entrances` and `seats` are by the name of a table of users; `sums`: what is counted."""
+        """`entrances` and `seats` are by the name of a table of users; `sums`: what is counted.
+
+        `edits`: the screen Rules is on.
+        """
+        self._edits = edits
+        self._rules = RulesScreen(commands)
         self._commands = commands
         self._api = api
         self._hostname = hostname
@@ -56,7 +65,7 @@ class Console:
         self._monotonic = monotonic
         self._sessions = Sessions(monotonic)
         self._rates = Rates(sums)
-        self._now = SharedAnswer(self._standing)
+        self._now = SharedMarkup(self._standing)
 
     async def answer(self, asked: WebRequest) -> WebAnswer:
         """The answer to a request, whatever it is."""
@@ -80,6 +89,8 @@ class Console:
             return await self._log_in(asked) if post else self._login_form(asked)
         person = self._person(asked)
         if person is None:
+            if asked.path == CHECK and post:  # asked by a page while somebody types
+                return WebAnswer(HTTPStatus.OK, HTML, b"", (("HX-Redirect", "/login"),))
             if post:
                 raise TurnedAwayError(HTTPStatus.FORBIDDEN, _TOO_OLD)
             if asked.path == pages.NOW:  # asked by a page, which is to make room for the login
@@ -98,6 +109,10 @@ class Console:
             return redirect("/login", cookie_field(""))
         if asked.path == "/act":
             return await self._act(asked, person, form)
+        if asked.path == RULES and self._edits:
+            return await self._rules.done(self._view(asked, person), form)
+        if asked.path == CHECK and self._edits:
+            return await self._rules.checked(self._view(asked, person), form)
         raise TurnedAwayError(HTTPStatus.NOT_FOUND, "there is nothing to be done here")
 
     # who it is
@@ -142,11 +157,18 @@ class Console:
     # what is shown
 
     async def _shown(self, asked: WebRequest, person: Person) -> WebAnswer:
-        fields = asked.fields()
-        token = self._sessions.form_token(person.ticket)
-        logs_in = bool(asked.place.table)
-        view = pages.PageView(person, self._clock(), asked.path, fields, token, logs_in)
-        return WebAnswer(HTTPStatus.OK, HTML, await self._screen(view))
+        return WebAnswer(HTTPStatus.OK, HTML, await self._screen(self._view(asked, person)))
+
+    def _view(self, asked: WebRequest, person: Person) -> pages.PageView:
+        return pages.PageView(
+            person,
+            self._clock(),
+            asked.path,
+            asked.fields(),
+            self._sessions.form_token(person.ticket),
+            bool(asked.place.table),
+            self._edits,
+        )
 
     async def _screen(self, view: pages.PageView) -> bytes:
         fields, path = view.fields, view.path
@@ -161,6 +183,12 @@ class Console:
             return await self._trace(view)
         if path == "/explain":
             return await self._explain(view)
+        if path == "/providers":
+            figures = await self._ask(view, "/figures")
+            pace, blame = await self._ask(view, "/pace"), await self._ask(view, "/blame")
+            return pages.providers(view, figures, pace["sites"], blame["origins"])
+        if path == RULES and self._edits:
+            return await self._rules.shown(view)
         if path == "/health":
             return pages.health(view, await self._ask(view, "/status"), fields)
         if path.startswith(_MESSAGE):
@@ -237,10 +265,7 @@ class Console:
             if not idents:
                 raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "nothing was done: choose messages")
             if command == "remove" and form.get("sure") != "yes":
-                token = self._sessions.form_token(person.ticket)
-                logs_in = bool(asked.place.table)
-                view = pages.PageView(person, self._clock(), asked.path, {}, token, logs_in)
-                body = pages.confirm(view, command, idents, back)
+                body = pages.confirm(self._view(asked, person), command, idents, back)
                 return WebAnswer(HTTPStatus.OK, HTML, body)
             request |= {"ids": idents, "note": "at the console" if command == "remove" else ""}
         answer = await carried_out(self._commands, call, request, person.name)

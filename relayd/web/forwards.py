@@ -1,6 +1,6 @@
 """The HTTP API for forwards: `/api/1/domains/DOMAIN/forwards`, `.../forwards/NAME`, `.../rules`.
 
-A token of some domains (relayctl token make --domain) may do this for them, and nothing else; any
+A token of a domain (relayctl token make --domain) may do this for that one; any
 other must be an administrator's. What is written is the domain's file, which is read as any other.
 """
 
@@ -81,7 +81,7 @@ class ForwardsApi:
 
     def _permit(self, token: ApiToken, domain: str, *, writes: bool) -> None:
         needed = Role.OPERATOR if writes else Role.VIEWER
-        if not token.domains:
+        if not token.domain:
             needed = Role.ADMIN
         if not token.about(domain) or token.role < needed:
             why = f"the token {token.name} is not for this"

@@ -96,7 +96,7 @@ def _rate(before: Sample, after: Sample, kind: int) -> float:
     return round(max(done, 0.0) / (after.at - before.at), 3)
 
 
-class SharedAnswer:
+class SharedMarkup:
     """What is the same for all who ask within a moment."""
 
     def __init__(self, make: Callable[[], Awaitable[Markup]]) -> None:

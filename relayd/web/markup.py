@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from relayd.ops.text import safe
 
 _VOID = {"input", "meta", "link", "br", "hr"}
-_ADDRESSES = {"href", "action", "hx-get"}
+_ADDRESSES = {"href", "action", "hx-get", "hx-post"}
 _OURS = re.compile(r"(?:/(?![/\\])|#[a-z])")  # a page of this very host, or a place in this one
 
 _SCRIPT = re.compile(r"/[a-z]+-[0-9a-f]{16}\.js")
@@ -77,6 +77,21 @@ def preformatted(text: str) -> Markup:
     made = element("pre", tabindex="0")
     lines = "\n".join(_html(line) for line in text.split("\n"))
     made._text = made._text.replace("></pre>", f">{lines}</pre>")
+    return made
+
+
+def is_writable(text: str) -> bool:
+    """Whether a browser shows all of it, and gives it back as it is."""
+    return text.replace("\n", "").replace("\t", "").isprintable()
+
+
+def editor(name: str, text: str, **attributes: str | bool) -> Markup:
+    """Where a text is written: the only place that shows one as it is, with tabs and lines."""
+    if not is_writable(text):
+        raise ValueError("what is not printable would not come back as it is")
+    made = element("textarea", name=name, spellcheck="false", autocomplete="off", **attributes)
+    # the first line feed is the parser's
+    made._text = made._text.replace("></textarea>", f">\n{escape(text)}</textarea>")
     return made
 
 

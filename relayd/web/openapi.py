@@ -38,6 +38,7 @@ def described() -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for call in CALLS:
         paths.setdefault(API + call.path, {})[call.method.lower()] = _operation(call, schemas)
+    paths |= _domains()
     return {
         "openapi": "3.0.3",
         "info": {
@@ -60,7 +61,7 @@ def _operation(call: Call, schemas: dict[str, Any]) -> dict[str, Any]:
         listed = {call.many: {"type": "array", "items": answer}}
         answer = {"type": "object", "required": [call.many], "properties": listed}
     found: dict[str, Any] = {
-        "operationId": call.path[1:].replace("/{id}", "_by_id"),
+        "operationId": call.name,
         "summary": call.about,
         "description": f"For the role {call.role} and those above it.",
         "responses": {
@@ -70,8 +71,7 @@ def _operation(call: Call, schemas: dict[str, Any]) -> dict[str, Any]:
     }
     parameters = [_parameter(each) for each in call.parameters] if call.method == "GET" else []
     if "{id}" in call.path:
-        said = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
-        parameters.append(said)
+        parameters.append(_in_path("id"))
     if parameters:
         found["parameters"] = parameters
     if call.method == "POST":
@@ -79,6 +79,60 @@ def _operation(call: Call, schemas: dict[str, Any]) -> dict[str, Any]:
         body = {"type": "object", "properties": properties, "additionalProperties": False}
         found["requestBody"] = {"content": {"application/json": {"schema": body}}}
     return found
+
+
+_DONE = {
+    "complaint": {"type": "string"},
+    "warnings": {"type": "array", "items": {"type": "string"}},
+}
+_TARGETS = {"type": "array", "items": {"type": "string"}}
+_JSON, _TEXT = "application/json", "text/plain"
+
+
+def _domains() -> dict[str, dict[str, Any]]:
+    """What relayd.web.forwards answers."""
+
+    def content(schema: dict[str, Any], kind: str = _JSON) -> dict[str, Any]:
+        return {"content": {kind: {"schema": schema}}}
+
+    def told(**fields: Any) -> dict[str, Any]:  # noqa: ANN401 - schemas
+        return content({"type": "object", "required": [*fields], "properties": fields})
+
+    def path(noun: str, read: dict[str, Any], done: dict[str, Any], **body: Any) -> dict[str, Any]:  # noqa: ANN401
+        found = {"get": _of_domain(noun, noun, "viewer", read)}
+        if body:
+            found["put"] = _of_domain(f"put_{noun}", f"write {noun}", "operator", done)
+            found["put"]["responses"]["201"] = {**done, "description": "it is there from now on"}
+            found["put"]["requestBody"] = {**body, "required": True}
+            found["delete"] = _of_domain(f"delete_{noun}", f"take {noun} away", "operator", done)
+        return found
+
+    targets = told(targets=_TARGETS)
+    lists = {"type": "object", "additionalProperties": _TARGETS}
+    whole = content({"type": "string"}, _TEXT)
+    place = f"{API}/domains/{{domain}}"
+    one = path("domain_forward", targets, told(**_DONE, targets=_TARGETS), **targets)
+    for each in one.values():
+        each["parameters"].append(_in_path("name"))
+    return {
+        f"{place}/forwards": path("domain_forwards", told(forwards=lists), {}),
+        f"{place}/forwards/{{name}}": one,
+        f"{place}/rules": path("domain_rules", whole, told(**_DONE), **whole),
+    }
+
+
+def _of_domain(name: str, about: str, role: str, answer: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "operationId": name,
+        "summary": about.replace("_", " "),
+        "description": f"For the role {role} with a token of the domain, or admin with any.",
+        "parameters": [_in_path("domain")],
+        "responses": {"200": {**answer, "description": "it is so"}, "default": _ERROR},
+    }
+
+
+def _in_path(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _parameter(each: Parameter) -> dict[str, Any]:

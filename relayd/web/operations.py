@@ -9,7 +9,7 @@ from typing import Any
 
 from relayd.mail.content import Content
 from relayd.ops.commands import Operations
-from relayd.ops.documents import RequestError
+from relayd.ops.documents import BusyError, ConflictError, OffError, RequestError
 from relayd.ops.queuerows import queue_messages
 from relayd.spool.errors import SpoolError
 from relayd.web.catalogue import Call
@@ -40,6 +40,16 @@ class Gathered:
         raise RequestError("no content here")
 
 
+def _status(call: Call, error: RequestError) -> int:
+    if isinstance(error, ConflictError):
+        return HTTPStatus.CONFLICT
+    if isinstance(error, BusyError):
+        return HTTPStatus.SERVICE_UNAVAILABLE
+    if isinstance(error, OffError) or "{id}" in call.path:
+        return HTTPStatus.NOT_FOUND
+    return HTTPStatus.BAD_REQUEST
+
+
 async def carried_out(
     commands: Operations, call: Call, request: dict[str, object], who: str
 ) -> dict[str, Any]:
@@ -48,15 +58,13 @@ async def carried_out(
     try:
         await commands.run(request, gathered, who)
     except RequestError as error:
-        unknown = "{id}" in call.path
-        status = HTTPStatus.NOT_FOUND if unknown else HTTPStatus.BAD_REQUEST
-        raise TurnedAwayError(status, str(error)) from None
+        raise TurnedAwayError(_status(call, error), str(error)) from None
     except SpoolError as error:
         why = f"the spool is in trouble: {error.reason}"
         raise TurnedAwayError(HTTPStatus.SERVICE_UNAVAILABLE, why) from None
-    if call.command == "queue":
+    if request["command"] == "queue":
         found = [each for piece in queue_messages(gathered.documents) for each in piece]
-        return {call.many: found}
+        return {call.many or "messages": found}
     if call.many:
         pieces = [document[call.many] for document in gathered.documents]
         return {call.many: [each for piece in pieces for each in piece]}

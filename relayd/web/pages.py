@@ -22,6 +22,8 @@ SCREENS = {
     "/queue": "Queue",
     "/trace": "Trace",
     "/explain": "Explain",
+    "/rules": "Rules",
+    "/providers": "Providers",
     "/health": "Health",
 }
 ACTIONS = {
@@ -60,6 +62,7 @@ class PageView:
     fields: Mapping[str, str]
     token: str  # for its forms
     logs_in: bool  # there is a way out, too
+    edits: bool = False  # the screen Rules is on
 
     def form(self, path: str, *parts: object, **attributes: str | bool) -> Markup:
         """A form that does something."""
@@ -73,7 +76,12 @@ class PageView:
 
 def framed(view: PageView, title: str, *parts: object, scripts: Iterable[str] = ()) -> bytes:
     """A page of the console."""
-    screens = [element("li", _screen(path, name, view.path)) for path, name in SCREENS.items()]
+    rules = view.edits and view.person.role >= Role.ADMIN
+    screens = [
+        element("li", _screen(path, name, view.path))
+        for path, name in SCREENS.items()
+        if rules or path != "/rules"
+    ]
     who: object = element("span", f"{view.person.name} ({view.person.role})")
     if view.logs_in:
         who = view.form("/logout", who, " ", element("button", "Log out"))
@@ -177,20 +185,7 @@ def standing(view: PageView, figures: Document, status: Document, rates: Rates) 
             ),
             "Nothing waits.",
         ),
-        table(
-            "Providers",
-            ("Provider", "Oldest", "Rate", "State"),
-            (
-                (
-                    name,
-                    view.age(each["oldest"]),
-                    f"{each['rate']:.2f}/s" if each["rate"] else "as it comes",
-                    "blocked" if each["blocked"] else "slowed" if each["slowed"] else "open",
-                )
-                for name, each in sorted(figures["providers"].items())
-            ),
-            "Nothing to tell of any.",
-        ),
+        _providers(view, figures),
         _suspended(view, status),
     )  # fmt: skip
 
@@ -239,6 +234,72 @@ def _troubles(healthy: bool, status: Document) -> Iterator[str]:
         yield f"The address {each['address']} of source {each['source']} is gone."
     for each in status.get("full", ()):
         yield f"A limit is reached: {each}"
+
+
+def providers(
+    view: PageView, figures: Document, sites: Iterable[Document], origins: Iterable[Document]
+) -> bytes:
+    """Where mail does not go as it comes, and whose mail is complained about."""
+    return framed(
+        view,
+        "Providers",
+        _providers(view, figures),
+        table(
+            "Hosts and their pace",
+            ("Where", "Provider", "A minute", "Connections", "On the way", "Taken", "Refused",
+             "Waits until", "Blocked until", "What it said"),
+            (
+                (
+                    each["site"],
+                    each["provider"],
+                    f"{each['rate']:,.1f}{' (pinned)' if each['pinned'] else ''}"
+                    if each["rate"] else "as it comes",
+                    str(each["connections"] or "any"),
+                    f"{each['in_flight']:,}",
+                    f"{each['taken']:,}",
+                    f"{each['refused']:,}",
+                    moment(each["resume_at"]) if each["resume_at"] else "",
+                    moment(each["blocked_until"]) if each["blocked_until"] else "",
+                    each["trouble"],
+                )
+                for each in sites
+            ),
+            "Mail goes everywhere as it comes.",
+        ),
+        table(
+            "Whose mail is refused for what it is",
+            ("Who", "Messages", "Complaints", "Share", "A minute", "The last one"),
+            (
+                (
+                    each["origin"],
+                    f"{each['messages']:,.0f}",
+                    f"{each['complaints']:,.0f}",
+                    f"{each['share']:.1%}",
+                    f"{each['rate']:,.1f}" if each["rate"] else "as it comes",
+                    each["last"],
+                )
+                for each in origins
+            ),
+            "Nobody's.",
+        ),
+    )  # fmt: skip
+
+
+def _providers(view: PageView, figures: Document) -> Markup:
+    return table(
+        "Providers",
+        ("Provider", "Oldest", "Rate", "State"),
+        (
+            (
+                name,
+                view.age(each["oldest"]),
+                f"{each['rate']:.2f}/s" if each["rate"] else "as it comes",
+                "blocked" if each["blocked"] else "slowed" if each["slowed"] else "open",
+            )
+            for name, each in sorted(figures["providers"].items())
+        ),
+        "Nothing to tell of any.",
+    )
 
 
 def _suspended(view: PageView, status: Document) -> Markup:

@@ -106,11 +106,21 @@ def _walk(message: Message, depth: int) -> Iterator[ShownPart]:
 
 
 def _name(message: Message) -> str:
-    name = message.get_filename() or ""
+    # not get_filename: it takes < and > for quotes
+    said = message.get_param("filename", None, "content-disposition") or message.get_param("name")
+    try:
+        name = _decoded(*said) if isinstance(said, tuple) else str(said or "")
+    except (LookupError, ValueError):
+        return ""
     try:
         return str(make_header(decode_header(name)))
     except (MessageError, ValueError, LookupError):
         return name
+
+
+def _decoded(charset: str | None, language: str | None, text: str) -> str:
+    """A parameter in the form of RFC 2231."""
+    return text.encode("latin-1", "replace").decode(charset or "us-ascii", "replace")
 
 
 def _text(octets: bytes, charset: str) -> str:

@@ -91,9 +91,53 @@ class SchemaTests(Case):
             self.node()
 
     def test_a_spool_of_a_newer_relayd_is_left_alone(self) -> None:
-        self.sql("UPDATE meta SET value = '99' WHERE name = 'version'")
+        self.sql("UPDATE meta SET value = '99' WHERE name IN ('version', 'beside')")
         with self.assertRaisesRegex(SpoolError, "newer relayd, in version 99"):
             self.node()
+
+    def test_a_node_goes_on_beside_tables_of_the_version_after_its_own(self) -> None:
+        spool = self.node()
+        message, (record,) = self.put(spool)
+        newer = patch.multiple(
+            schema,
+            VERSION=schema.VERSION + 1,
+            BESIDE=schema.VERSION,
+            LATER={
+                **schema.LATER,
+                schema.VERSION + 1: (
+                    "ALTER TABLE message ADD COLUMN more text",
+                    "ALTER TABLE damaged_message ADD COLUMN more text",
+                    "CREATE TABLE newer(name text)",
+                ),
+            },
+        )
+        with newer, psycopg.connect(self.where, autocommit=True) as connection:
+            assert schema.upgrade(connection) == schema.VERSION - 1
+            assert schema.upgrade(connection) == schema.VERSION  # once is enough
+        self.put(spool)
+        self.bridge.wait(spool.settle([Settlement(record, RecipientState.DELIVERED, DONE)]))
+        other = self.node("gw2")  # one that is started again, too
+        self.put(other, BIG)
+        assert self.records(other, message) == ()
+        self.accounted_for(other)
+
+    def test_tables_of_an_earlier_version_are_brought_up_to_date_beside_nodes(self) -> None:
+        self.sql("DROP SCHEMA relayd CASCADE")
+        first = patch.multiple(schema, VERSION=1, BESIDE=1, LATER={})
+        with psycopg.connect(self.where, autocommit=True) as connection:
+            with first:
+                assert schema.create(connection)
+            with self.assertRaisesRegex(SpoolError, "in version 1, .*relayctl spool upgrade"):
+                self.node()
+            busy = psycopg.connect(self.where)  # in the way for a while, as a long question is
+            busy.execute("SELECT count(*) FROM relayd.node")
+            ending = threading.Timer(0.5, busy.close)
+            ending.start()
+            assert schema.upgrade(connection) == 1
+            ending.join()
+        spool = self.node()
+        self.put(spool)
+        assert self.bridge.wait(spool.cluster())["database"]["spool_version"] == schema.VERSION
 
     def test_without_the_driver_it_says_what_to_install(self) -> None:
         spool = PostgresqlSpool(self.where, self.bridge, node="gw1")
@@ -216,6 +260,53 @@ class LeaseTests(Case):
         self.bridge.wait(one.settle([Settlement(record, RecipientState.FAILED, LATER)]))
         assert self.records(two, message) == (record,)
         self.accounted_for(two)
+
+    def test_what_was_delivered_too_late_is_told_as_perhaps_twice(self) -> None:
+        one, two = self.node("gw1"), self.node("gw2")
+        records = [self.put(one)[1][0] for _ in range(2)]
+        on = self.silence(one)
+        self.bridge.until(lambda: len(self.own(two)) == 2)
+        self.bridge.wait(two.settle([Settlement(records[0], RecipientState.DELIVERED, DONE)]))
+        on.set()
+        self.bridge.until(lambda: one.healthy)
+        for _ in range(2):  # however often it is told
+            done = [Settlement(each, RecipientState.DELIVERED, LATER) for each in records]
+            self.bridge.wait(one.settle(done))
+        assert self.bridge.wait(two.cluster())["late"] == 2
+        assert self.records(two, self.loaded_message(two, records[1])) == (records[1],)
+
+    def loaded_message(self, spool: PostgresqlSpool, record: Record) -> Message:
+        found = self.bridge.wait(spool.load(record.message))
+        assert found is not None
+        return found[0]
+
+    def test_each_living_node_has_its_part_of_what_is_for_all(self) -> None:
+        one = self.node("gw1")
+        told: list[tuple[int, int]] = []
+        one.on_nodes = lambda nodes, machines: told.append((nodes, machines))
+        two = self.node("gw2")
+        self.bridge.until(lambda: told[-1:] == [(2, 2)])
+        self.node("gw2/1")  # a worker of the same machine
+        self.bridge.until(lambda: told[-1:] == [(3, 2)])
+        self.bridge.wait(two.close())
+        self.bridge.until(lambda: told[-1:] == [(2, 2)])
+
+    def test_what_is_told_to_wait_is_known_to_nodes_that_have_not_heard_it(self) -> None:
+        one = self.node("gw1")
+        begun = {"kind": "destination", "whom": "a.example", "until": 2e9, "reason": "é" * 9000}
+        self.bridge.wait(one.suspend(begun))  # too long for a notice
+        two = PostgresqlSpool(self.where, self.bridge, node="gw2")
+        known: list[Any] = []
+        two.on_suspended = known.append
+        two.open()
+        self.addCleanup(lambda: self.bridge.wait(two.close()))
+        self.bridge.until(lambda: known == [[begun]])
+        assert self.bridge.wait(two.resume("destination", "b.example")) == []
+        ended: list[Any] = []
+        one.on_suspending = lambda more, less: ended.append((more, less))
+        assert self.bridge.wait(two.resume("destination", "a.example")) == [begun]
+        self.bridge.until(lambda: ended == [([], [["destination", "a.example"]])])
+        self.bridge.until(lambda: known[-1] == [])
 
     def test_a_node_that_leaves_in_order_is_not_waited_for(self) -> None:
         self.sql("UPDATE meta SET value = '30' WHERE name = 'lease'")

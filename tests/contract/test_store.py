@@ -847,6 +847,26 @@ class StoreContract:
         self.wait(self.store.release(wanted))
         assert self.held_because(by_hand.ident) == [""]
 
+    def test_a_domain_is_that_of_a_recipient_and_no_other_like_it(self) -> None:
+        names = (
+            "bob@example.com",
+            "ann@EXAMPLE.com",
+            "x@example.com.evil.org",
+            "y@sub.example.com",
+            '"z@example.com"@other.org',
+            "w@notexample.com",
+        )
+        boxes = [Mailbox.parse(each) for each in names]
+        self.put(*(Recipient(box, box, "exchange") for box in boxes))
+        wanted = QueueFilter(domain="example.com")
+        found = [each.mailbox for message in self.listed(wanted) for each in message.recipients]
+        assert found == ["bob@example.com", "ann@EXAMPLE.com"], found
+        assert self.wait(self.store.hold(wanted, "why")) == 2
+        assert self.wait(self.store.release(wanted)) == 2
+        narrow = QueueFilter(domain="example.com", recipient="bob")
+        assert self.wait(self.store.remove(narrow)) == 1
+        assert self.wait(self.store.remove(QueueFilter(domain="evil.com"))) == 0
+
     def test_each_recipient_says_which_rule_holds_it_and_is_released_by_it(self) -> None:
         steps = [
             Step("hold", f"rules.conf:{line}", f'hold to {name}@corp.example "Why {name}"')

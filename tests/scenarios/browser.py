@@ -15,7 +15,7 @@ from typing import Any
 from tests.scenarios.harness import MAILAUTH, program
 
 AXE = Path(MAILAUTH, "node_modules", "axe-core", "axe.min.js")
-_KEYS = {"Tab": 9, "Enter": 13, " ": 32, "ArrowDown": 40}
+_KEYS = {"Backspace": 8, "Tab": 9, "Enter": 13, " ": 32, "ArrowDown": 40}
 _COMPLAINTS = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
 
 

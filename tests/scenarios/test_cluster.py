@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import smtplib
 import threading
 import time
 from collections import Counter
+from typing import Any
 
 import psycopg
 
@@ -16,6 +18,11 @@ from tests.scenarios.harness import Relayd, Scenario, wait_until
 from tests.sink import Asked, Sink
 
 ANN = "ann@sender.example"
+
+
+def _json(node: Relayd, *words: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(node.ctl(words[0], "--json", *words[1:]).stdout)
+    return found
 
 
 class Load:
@@ -59,8 +66,8 @@ class Cluster(Scenario):
         self.sink = Sink()
         self.addCleanup(self.sink.stop)
 
-    def gateway(self, name: str) -> Relayd:
-        """A node, not yet started."""
+    def gateway(self, name: str, *settings: str) -> Relayd:
+        """A node, not yet started. In `settings`, FOLDER is a place of its own."""
         relayd = self.relayd(
             f"next-hop out smtp 127.0.0.1:{self.sink.port}\n"
             "accept from 127.0.0.0/8\nroute any via out\n",
@@ -69,7 +76,10 @@ class Cluster(Scenario):
         )
         folder = relayd.folder / "spool"
         text = relayd.config.read_text()
-        place = f'spool postgresql "{self.database.where}" folder {folder}\nnode {name}'
+        place = f'spool postgresql "{self.database.where}" folder {folder}\nnode {name}\n'
+        place += "".join(f"{each}\n" for each in settings).replace("FOLDER", str(folder))
+        if any(each.startswith("workers") for each in settings):
+            text = re.sub("^workers .*\n", "", text, flags=re.MULTILINE)
         relayd.config.write_text(text.replace(f"spool {folder}", place))
         return relayd
 
@@ -220,3 +230,91 @@ class Cluster(Scenario):
         gateway.send(ANN, ["c@example.com"])
         self.sink.wait(2)
         gateway.wait_empty()
+
+    def test_mail_that_comes_while_the_database_is_away_is_kept_here_and_sent(self) -> None:
+        gateway = self.gateway("gw1", "away keep FOLDER")
+        gateway.ctl("spool", "create")
+        gateway.start()
+        self.database.halt(signal.SIGQUIT)
+        taken: list[str] = []
+
+        def send(name: str) -> bool:
+            """Whether it is taken: nothing less than 250 counts."""
+            try:
+                with smtplib.SMTP(*gateway.address, timeout=5) as client:
+                    client.sendmail(ANN, [name], b"Subject: x\r\n\r\nx\r\n")
+            except (OSError, smtplib.SMTPException):
+                return False
+            taken.append(name)
+            return True
+
+        wait_until(lambda: send("first@example.com"), "it takes mail without the database")
+        wait_until(lambda: "first@example.com" in self.arrived(), "and sends it")
+        self.sink.kill()
+        for n in range(5):
+            self.assertTrue(send(f"kept{n}@example.com"))
+        gateway.kill()
+        gateway.start()  # without the database, too
+        self.assertTrue(send("after@example.com"))
+        self.sink.start()
+        wait_until(lambda: set(taken) == set(self.arrived()), "all that was taken arrives")
+        self.database.start()
+        wait_until(lambda: "spool records again" in gateway.log(1000), "the database is back")
+        self.assertTrue(send("again@example.com"))
+        wait_until(lambda: len(self.arrived()) == len(taken), "it goes on")
+        gateway.wait_empty()
+        with psycopg.connect(self.database.where, autocommit=True) as connection:
+            found = connection.execute("SELECT mailbox FROM relayd.ledger WHERE ended = 0")
+            self.assertEqual([to for (to,) in found], ["again@example.com"])
+        self.assertEqual(self.arrived(), sorted(taken))
+        self.assertEqual(gateway.ctl("audit").returncode, 0)
+
+    def test_any_node_tells_of_all_and_steers_all(self) -> None:
+        one = self.gateway("gw1")
+        two = self.gateway("gw2", "workers 2")
+        one.ctl("spool", "create")
+        self.sink.kill()
+        for each in (one, two):
+            each.start()
+            each.send(ANN, [f"{each.folder.name}@example.com"])
+
+        def rows(node: Relayd, *words: str) -> list[dict[str, object]]:
+            lines = node.ctl("queue", "--json", *words).stdout.splitlines()
+            return [json.loads(line) for line in lines]
+
+        wait_until(lambda: len(rows(one)) == len(rows(two)) == 2, "each sees both, once")
+        (found,) = rows(two, "--recipient", "gw1@example.com")
+        ident = str(found["id"])
+        for node in (one, two):
+            self.assertEqual(
+                len(node.ctl("find", "--json", "--recipient", "@example.com").stdout.splitlines()),
+                2,
+            )
+            self.assertEqual(_json(node, "status")["waiting"]["messages"], 2)
+            self.assertIn("gw1@example.com", node.ctl("why", ident).stdout)
+            self.assertEqual(node.ctl("audit", "--cluster").returncode, 0)
+        self.assertEqual(_json(two, "hold", ident)["recipients"], 1)
+        self.assertEqual(len(rows(one, "--state", "held")), 1)
+        self.assertEqual(_json(one, "release", "--all")["recipients"], 1)
+        # what is told to wait waits everywhere, whoever was not there to hear it
+        two.stop()
+        one.ctl("suspend", "--destination", "example.com", "--for", "1h", "--reason", "mending")
+        two.start()
+        told = lambda node: [each["whom"] for each in _json(node, "suspended")["suspended"]]  # noqa: E731
+        wait_until(lambda: told(two) == ["example.com"], "the one that was away knows, too")
+        self.sink.start()
+        two.send(ANN, ["suspended@example.com"])
+        time.sleep(1.0)
+        self.assertEqual(self.arrived(), [])
+        self.assertEqual(_json(two, "resume", "--destination", "example.com")["resumed"][0]["whom"],
+                         "example.com")  # fmt: skip
+        wait_until(lambda: told(one) == [], "and ends everywhere")
+        self.assertEqual(_json(one, "retry", "--all")["recipients"] >= 0, True)
+        wait_until(lambda: len(self.arrived()) == 3, "all goes on")
+        one.wait_empty()
+        nodes = {each["node"]: each for each in _json(one, "cluster")["nodes"]}
+        self.assertEqual([*nodes], ["gw1", "gw2", "gw2/1"])
+        self.assertEqual({each["state"] for each in nodes.values()}, {"alive"})
+        self.assertEqual(len({each["rules"] for each in nodes.values()}), 1)
+        self.assertIn("gw1 (here)  alive", one.ctl("cluster").stdout)
+        self.assertEqual(one.ctl("audit", "--cluster").returncode, 0)

@@ -151,8 +151,12 @@ class ConsoleScenario(Scenario):
             verifier = Verifier.of(PASSWORD, iterations=4096)
             lines = users.with_user(lines, name, verifier, seat)
         users.write(folder / "users", lines)
+        self.prepare()
         relay.start()
         self.trusted = ssl.create_default_context(cadata=authority.pem.decode())
+
+    def prepare(self) -> None:
+        """What else is to be there before it starts."""
 
     def visitor(self, kind: str = "tls") -> Visitor:
         if kind == "tls":

@@ -149,6 +149,8 @@ class Bearer(Site):
             " (relayctl oauth enroll isp)",
         )
         self.assertEqual(self.status()["state"], "not enrolled")
+        told = self.front.ctl("status").stdout
+        self.assertRegex(told, rf"LOGIN +isp as {re.escape(USER)}: not enrolled\n")
         self.idp.lifetime = 4  # the first one, those that follow live long
         said = self.enroll()
         self.idp.lifetime = 3600
@@ -162,6 +164,8 @@ class Bearer(Site):
         self.send()
         self.arrived(2)
         self.assertEqual(self.status()["state"], "good")
+        told = self.front.ctl("status").stdout
+        self.assertRegex(told, r"login +isp as .*: good, its token until .*, for \d+m")
         self.front.stop()
         self.front.start()
         self.send()  # the token is there still
@@ -184,6 +188,7 @@ class Bearer(Site):
         log = self.front.logged(told)
         self.assertEqual(len(re.findall(told, log)), 1, log)
         self.assertEqual(self.status()["state"], "trouble")
+        self.assertRegex(self.front.ctl("status").stdout, r"LOGIN +isp as .*: trouble.*invalid_gr")
         self.enroll()
         self.arrived(6)
         self.front.wait_empty(LONG)

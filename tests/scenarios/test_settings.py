@@ -468,6 +468,7 @@ UNSEEN = {
     "tls-reports": "a report leaves once a day: tests/scenarios/test_tlsrpt.py",
     "secrets": "wants a next hop with logins: tests/scenarios/test_login.py",
     "oauth": "wants a provider: tests/scenarios/test_oauth.py",
+    "hook": "wants a receiver: tests/scenarios/test_hooks.py has some",
     "journal-size": "shows after megabytes",
 }
 AT_A_RESTART = {

@@ -35,6 +35,7 @@ class Truths(Scenario):
         certificate, key = soon.write(self.folder, "soon")
         late = Authority().issue("late.example", end=90 * DAY)
         other, other_key = late.write(self.folder, "late")
+        other_key.chmod(0o644)
         with Sink(answer) as sink:
             relay = self.relayd(
                 f"next-hop out smtp 127.0.0.1:{sink.port}\n{RULES}",
@@ -72,6 +73,8 @@ class Truths(Scenario):
             self.assertRegex(told, r"limit +few: 1 at 2 recipients in 1h per client: 127\.0\.0\.1")
             self.assertRegex(told, r"suspended +.*other.* it moves")
             self.assertRegex(told, r"in force +since 20")
+            self.assertRegex(told, r"warning +.*late.*\(mode 0644\)")
+            self.assertEqual(status()["log_dropped"], 0)
 
             certificate.write_text("nonsense")
             relay.config.write_text(f"{good}free-space 900000GiB\ncommand-timeout 4m\n")
@@ -88,6 +91,29 @@ class Truths(Scenario):
             wait_until(lambda: status()["full"], "the disk is below its floor")
             self.assertEqual(len(status()["full"]), 1)
             self.assertIn("FULL           free-space, free-inodes", relay.ctl("status").stdout)
+
+    def test_a_damaged_message_is_told(self) -> None:
+        """What is set aside waits for somebody who looks at it."""
+        settings = "content-in-memory 0\n"
+        rules = "accept from 127.0.0.0/8\nroute any via out\nnext-hop out smtp 127.0.0.1:1\n"
+        relay = self.relayd(rules, start=False, settings=settings)
+        good = relay.config.read_text().replace("workers 1\n", f"workers {self.workers}\n")
+        relay.config.write_text(good)
+        relay.start()
+        relay.send("a@sender.example", ["b@c.example"], b"Subject: x\r\n\r\n" + b"x\r\n" * 1000)
+        relay.stop()
+        spool = self.folder / "relayd" / "spool"
+        (content,) = (each for each in spool.glob("shard-*/content/**/*") if each.is_file())
+        content.write_bytes(b"something else")
+        relay.start()
+
+        def damaged() -> bool:
+            relay.ctl("retry", "--all")
+            found: dict[str, Any] = json.loads(relay.ctl("status", "--json").stdout)
+            return bool(found["waiting"]["damaged"] == 1)
+
+        wait_until(damaged, f"it is set aside: {relay.log()}")
+        self.assertRegex(relay.ctl("status").stdout, r"damaged +1 message set aside")
 
 
 class TruthsOfTwoWorkers(Truths):

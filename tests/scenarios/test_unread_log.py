@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -10,7 +11,9 @@ import threading
 import time
 from pathlib import Path
 
+from tests.ports import free_port
 from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.scenarios.test_see import samples, scrape, total
 from tests.sink import Sink
 
 RULES = """\
@@ -28,7 +31,8 @@ class UnreadLog(Scenario):
         self.addCleanup(self.sink.stop)
         name = f"relayd-{workers}"
         relay = self.relayd(RULES.format(self.sink.port), name=name, start=False)
-        text = relay.config.read_text()
+        self.place = f"127.0.0.1:{free_port()}"
+        text = relay.config.read_text() + f"metrics listen {self.place}\n"
         relay.config.write_text(re.sub("(?m)^workers .*$", f"workers {workers}", text))
         ours, theirs = os.pipe()
         self.relayd_process = subprocess.Popen(
@@ -76,7 +80,11 @@ class UnreadLog(Scenario):
         self.flood(relay, workers)
         self.send(relay, 20)
         self.sink.wait(20)
-        self.assertEqual(relay.ctl("status").returncode, 0)
+        self.assertRegex(relay.ctl("status").stdout, r"LOG DROPPED +[0-9,]+ lines: whoever reads")
+        lost = json.loads(relay.ctl("status", "--json").stdout)["log_dropped"]
+        self.assertGreater(lost, 0)
+        _, figures = scrape(self.place)
+        self.assertGreaterEqual(total(samples(figures), "relayd_log_dropped_total"), lost)
         text: list[bytes] = []
 
         def read() -> None:

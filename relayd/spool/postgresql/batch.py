@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from relayd.mail.message import Settlement
-from relayd.spool.postgresql.copyrows import BYTEA, BYTEAS, FLOAT8, INT4, INT8, TEXT, CopyRows
+from relayd.mail.message import RecipientState, Settlement
+from relayd.spool.postgresql.copyrows import (
+    BYTEA,
+    BYTEAS,
+    FLOAT8,
+    INT4,
+    INT8,
+    OPTIONAL_INT4,
+    OPTIONAL_INT8,
+    TEXT,
+    CopyRows,
+)
 from relayd.spool.postgresql.session import DatabaseSession
 from relayd.spool.sqlite.rows import EndRow, NewRows, Row, outcome_text
 
@@ -16,7 +26,7 @@ if TYPE_CHECKING:
 Key = tuple[int, int]
 """A recipient: message, number."""
 
-_MESSAGE = CopyRows(
+MESSAGE = CopyRows(
     "message",
     {
         "ident": INT8,
@@ -49,7 +59,7 @@ _FIXED = {
 }
 _OWNED = {"owner": INT4, "epoch": INT8}
 _RECIPIENT = CopyRows("recipient", {**_FIXED, "next_attempt": FLOAT8, **_OWNED})
-_WHOLE = CopyRows(  # a RecipientRow
+WHOLE = CopyRows(  # a RecipientRow
     "recipient",
     {
         **_FIXED,
@@ -61,55 +71,41 @@ _WHOLE = CopyRows(  # a RecipientRow
         **_OWNED,
     },
 )
-_ACCEPTED = CopyRows(
+LEDGER = CopyRows(  # a LedgerRow
     "ledger",
     {
         "message": INT8,
         "number": INT4,
+        "ended": INT4,
         "at": FLOAT8,
         "state": INT4,
         "mailbox": TEXT,
         "original": TEXT,
         "next_hop": TEXT,
-        "note": TEXT,
-        "size": INT8,
+        "size": OPTIONAL_INT8,
         "sender": TEXT,
         "facts": TEXT,
-    },
-)
-_FURTHER = CopyRows(
-    "ledger",
-    {
-        "message": INT8,
-        "number": INT4,
-        "at": FLOAT8,
-        "state": INT4,
-        "mailbox": TEXT,
-        "original": TEXT,
-        "next_hop": TEXT,
-        "note": TEXT,
-    },
-)
-_ENDED = CopyRows(
-    "ledger",
-    {
-        "message": INT8,
-        "number": INT4,
-        "at": FLOAT8,
-        "state": INT4,
-        "attempts": INT4,
+        "attempts": OPTIONAL_INT4,
         "outcome": TEXT,
         "note": TEXT,
-        "ended": INT4,
     },
 )
 
+_DELIVERED = int(RecipientState.DELIVERED)
 _KEYS = "unnest(%(messages)s::bigint[], %(numbers)s::integer[]) AS v(message, number)"
 _SAME = "r.message = v.message AND r.number = v.number"
 _OURS = "r.owner = %(owner)s AND r.epoch <= %(epoch)s"
 
 _WAITING = f"""SELECT r.message, r.number, r.warned FROM {_KEYS}
     JOIN recipient AS r ON {_SAME} WHERE {_OURS}"""
+# of those who wait; all that it says has just been stored
+_ACCEPT = """
+    INSERT INTO ledger(message, number, ended, at, state, mailbox, original, next_hop, note,
+        size, sender, facts)
+    SELECT r.message, r.number, 0, m.received, r.state, r.mailbox, r.original, r.next_hop, r.sender,
+        CASE r.number WHEN 0 THEN m.size END, CASE r.number WHEN 0 THEN m.sender END,
+        CASE r.number WHEN 0 THEN m.facts END
+    FROM message AS m JOIN recipient AS r ON r.message = m.ident WHERE m.ident = ANY(%s)"""
 # A postponement leaves an operator's hold alone; HELD itself holds.
 _POSTPONE = f"""
     UPDATE recipient AS r SET state = greatest(r.state, v.state), attempts = v.attempts,
@@ -132,7 +128,19 @@ _END = f"""
     INSERT INTO ledger(message, number, ended, at, state, attempts, outcome, note)
     SELECT message, number, 1, at, state, attempts, outcome, note FROM gone
     ON CONFLICT DO NOTHING"""
-_OTHERS = f"SELECT count(*) FROM {_KEYS} JOIN recipient AS r ON {_SAME} WHERE NOT ({_OURS})"
+# ... what ended here, but is another node's, or ended there: it may have arrived twice
+_LATE = f"""
+    WITH told AS (
+        SELECT v.message, v.number, v.state FROM unnest(%(messages)s::bigint[],
+            %(numbers)s::integer[], %(states)s::integer[], %(outcomes)s::text[])
+            AS v(message, number, state, outcome)
+        WHERE EXISTS (SELECT 1 FROM recipient AS r WHERE {_SAME} AND NOT ({_OURS}))
+        OR EXISTS (SELECT 1 FROM ledger AS l WHERE l.message = v.message AND l.number = v.number
+            AND l.ended = 1 AND l.outcome IS DISTINCT FROM v.outcome)),
+    kept AS (INSERT INTO late(message, number, node, at)
+        SELECT message, number, %(owner)s, %(now)s FROM told WHERE state = {_DELIVERED}
+        ON CONFLICT DO NOTHING)
+    SELECT count(*) FROM told"""
 _FORGET = """
     DELETE FROM message AS m WHERE m.ident = ANY(%s)
     AND NOT EXISTS (SELECT 1 FROM recipient AS r WHERE r.message = m.ident)
@@ -235,7 +243,12 @@ class SharedBatch:
         if self._ends:
             ended = self._write_ends(session, self._ends, _OURS)
             if ended < len(self._ends):
-                row = session.ask(_OTHERS, self._keyed(self._ends)).fetchone()
+                rows = list(self._ends.values())
+                states = [row.state for row in rows]
+                told = {"states": states, "outcomes": [row.outcome for row in rows]}
+                row = session.ask(
+                    _LATE, {**self._keyed(self._ends), **told, "now": self.now}
+                ).fetchone()
                 self.fenced += 0 if row is None else row[0]
         if self._taken:
             self._write_ends(session, self._taken, "true")
@@ -256,8 +269,6 @@ class SharedBatch:
         messages: list[Row] = []
         recipients: list[Row] = []
         held: list[Row] = []
-        first: list[Row] = []
-        further: list[Row] = []
         ended: list[Row] = []
         for rows, content, chunks in self._accepting:
             if rows.message is not None:
@@ -266,22 +277,17 @@ class SharedBatch:
                 self.add(1, rows.message.size)
             recipients += [(*row, *self.ours) for row in rows.recipients]
             held += [(*row, *self.ours) for row in rows.held]
-            first.append(rows.first)
-            further += rows.further
-            ended += [
-                (row.message, row.number, row.at, row.state, row.attempts, row.outcome, row.note, 1)
-                for row in rows.ended
-            ]
+            ended += rows.ended
         for copying, told in (
-            (_MESSAGE, messages),
+            (MESSAGE, messages),
             (_RECIPIENT, recipients),
-            (_WHOLE, held),
-            (_ACCEPTED, first),
-            (_FURTHER, further),
-            (_ENDED, ended),
+            (WHOLE, held),
+            (LEDGER, ended),
         ):
             if told:
                 session.copy(copying, copying.data(told))
+        if messages:
+            session.ask(_ACCEPT, ([row[0] for row in messages],))
 
     def _write_postponed(self, session: DatabaseSession) -> None:
         each = list(self._postponed.values())

@@ -46,6 +46,8 @@ Encode = Callable[[Any], bytes]
 
 INT4: Encode = lambda value: _int4(4, value)  # noqa: E731
 INT8: Encode = lambda value: _int8(8, value)  # noqa: E731
+OPTIONAL_INT4: Encode = lambda value: _NULL if value is None else _int4(4, value)  # noqa: E731
+OPTIONAL_INT8: Encode = lambda value: _NULL if value is None else _int8(8, value)  # noqa: E731
 FLOAT8: Encode = lambda value: _float8(8, value)  # noqa: E731
 TEXT: Encode = _text
 BYTEA: Encode = _bytea

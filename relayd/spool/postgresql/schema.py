@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from relayd import __version__
 from relayd.spool.errors import SpoolError
@@ -10,12 +10,13 @@ from relayd.spool.errors import SpoolError
 if TYPE_CHECKING:
     from psycopg import Connection
 
-    Link = Connection[tuple[Any, ...]]
+Link: TypeAlias = "Connection[tuple[Any, ...]]"
 
-VERSION = 1
+VERSION = 2
+BESIDE = VERSION - 1  # the oldest relayd, by its version, that goes on beside these tables
 LOCKS = 0x72656C61  # our advisory locks: with the number of a node, whose writer holds it,
 WHOLE = -1  # ... or with this one, while the tables are made
-MAX_NODES = 256  # as many as an identifier has room for (see mail.ident)
+MAX_NODES = 192  # of 256 in an identifier (see mail.ident); the others: see spool.away
 
 # As in a folder (see spool.sqlite.schema), but for three things. Content up to a megabyte is in
 # the row, uncompressed and out of the way of whoever does not ask for it. Header sections are in
@@ -109,6 +110,31 @@ STATEMENTS = (
     "CREATE INDEX held ON recipient(message, number) WHERE state = 1",
 )
 
+# What a later version has added: columns that may be empty, and tables, so that a node of the
+# version before goes on beside it until it is brought up to date, too.
+LATER: dict[int, tuple[str, ...]] = {
+    2: (
+        # what operators have told to wait, in all nodes; as JSON
+        """CREATE TABLE suspension(
+            kind text NOT NULL,
+            whom text NOT NULL,
+            document text NOT NULL,
+            PRIMARY KEY (kind, whom))""",
+        # what a node has delivered although another one had taken it over: perhaps twice
+        """CREATE TABLE late(
+            message bigint NOT NULL,
+            number integer NOT NULL,
+            node integer NOT NULL,
+            at double precision NOT NULL,
+            PRIMARY KEY (message, number, node))""",
+        "ALTER TABLE node ADD COLUMN written_by text",  # the version of its relayd
+        "ALTER TABLE node ADD COLUMN rules text",  # the hash of its rule set,
+        "ALTER TABLE node ADD COLUMN rules_since timestamptz",  # ... and for how long
+    )
+}
+_PATIENCE = 2  # seconds for which an upgrade waits for others' locks, and they behind it
+_TRIES = 30
+
 
 def create(connection: Link) -> bool:
     """Make the tables, unless they are there: whether they were made. Raises psycopg.Error.
@@ -121,11 +147,44 @@ def create(connection: Link) -> bool:
             return False
         for statement in STATEMENTS:
             connection.execute(statement)
-        connection.execute(
-            "INSERT INTO meta VALUES ('version', %s), ('written_by', %s)",
-            (str(VERSION), __version__),
-        )
+        connection.execute("INSERT INTO meta VALUES ('written_by', %s)", (__version__,))
+        _bring_up(connection, 1)
     return True
+
+
+def upgrade(connection: Link) -> int | None:
+    """Bring the tables up to date while nodes use them: which version they had; None: no tables.
+
+    Raises psycopg.Error. All of it or nothing; and nobody waits for long behind what it locks.
+    """
+    from psycopg.errors import LockNotAvailable
+
+    for attempt in range(_TRIES):
+        try:
+            with connection.transaction():
+                connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCKS, WHOLE))
+                found = _version(connection)
+                if found is not None and found < VERSION:
+                    connection.execute("SET LOCAL search_path TO relayd")
+                    connection.execute(f"SET LOCAL lock_timeout TO '{_PATIENCE}s'")
+                    _bring_up(connection, found)
+                return found
+        except LockNotAvailable:
+            if attempt + 1 == _TRIES:
+                raise
+    raise AssertionError
+
+
+def _bring_up(connection: Link, found: int) -> None:
+    for version in range(found + 1, VERSION + 1):
+        for statement in LATER[version]:
+            connection.execute(statement.encode())
+    known = {"version": VERSION, "beside": BESIDE}
+    for name, value in known.items():
+        connection.execute(
+            "INSERT INTO meta VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET value = %s",
+            (name, str(value), str(value)),
+        )
 
 
 def require(connection: Link) -> None:
@@ -133,7 +192,13 @@ def require(connection: Link) -> None:
     found = _version(connection)
     if found is None:
         raise SpoolError('there is no spool in this database: "relayctl spool create" makes it')
-    if found > VERSION:
+    if found < VERSION:
+        raise SpoolError(
+            f"the spool is in version {found}, and this relayd needs {VERSION}: "
+            '"relayctl spool upgrade" makes it so, beside nodes that have it open'
+        )
+    row = connection.execute("SELECT value FROM relayd.meta WHERE name = 'beside'").fetchone()
+    if found > VERSION and (row is None or int(row[0]) > VERSION):
         raise SpoolError(
             f"the spool is of a newer relayd, in version {found}; this one knows up to {VERSION}: "
             "bring this node up to date, too"

@@ -13,6 +13,7 @@ from relayd.mail.envelope import ALL_DIRECT, direct_queue, is_direct
 from relayd.mail.ident import MAX_SHARDS, make_ident
 from relayd.spool.postgresql.content import LocalFiles
 from relayd.spool.postgresql.session import DatabaseSession, Values
+from relayd.spool.postgresql.state import state_of
 from relayd.spool.sqlite.audit import audit
 from relayd.spool.sqlite.find import SLACK
 from relayd.spool.sqlite.matching import found_in
@@ -95,6 +96,13 @@ def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
         both = (_match(column, "recipient", wanted.recipient) for column in _RECIPIENT_COLUMNS)
         terms.append(f"({' OR '.join(both)})")
         parameters["recipient"] = fold(wanted.recipient)
+    if wanted.domain:
+        both = (
+            f"right(lower({column}), length(%(domain)s)) = %(domain)s"
+            for column in _RECIPIENT_COLUMNS
+        )
+        terms.append(f"({' OR '.join(both)})")
+        parameters["domain"] = f"@{fold(wanted.domain)}"
     if wanted.reply:
         terms.append("strpos(coalesce(r.reply, ''), %(reply)s) = 1")
         parameters["reply"] = wanted.reply
@@ -511,6 +519,10 @@ class SharedSearch:
                 ):
                     oldest[queue] = min(received, oldest.get(queue, received))
         return oldest
+
+    def cluster(self, lease: float) -> dict[str, Any]:
+        """See relayd.spool.postgresql.state."""
+        return state_of(self._session, self._owner, lease)
 
     def audit(self, after: int, limit: int) -> Audit:
         """See Store.audit."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from relayd.spool.errors import SpoolError, SpoolFull
+from relayd.spool.errors import SpoolAway, SpoolError, SpoolFull
 from relayd.spool.postgresql import schema
 
 if TYPE_CHECKING:
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
 
     from relayd.spool.postgresql.copyrows import CopyRows
+
+T = TypeVar("T")
 
 Values = Sequence[object] | Mapping[str, object] | None
 """What stands in a statement for its %s, or for its names."""
@@ -86,13 +88,22 @@ def plain(error: Exception) -> str:
 
 def create_in(where: str) -> bool:
     """Make the spool in a database, as schema.create does; raises SpoolError."""
+    return _in(where, schema.create)
+
+
+def upgrade_in(where: str) -> int | None:
+    """Bring it up to date, as schema.upgrade does; raises SpoolError."""
+    return _in(where, schema.upgrade)
+
+
+def _in(where: str, change: Callable[[schema.Link], T]) -> T:
     try:
         import psycopg
     except ImportError:
         raise missing() from None
     try:
         with psycopg.connect(where, autocommit=True) as connection:
-            return schema.create(connection)
+            return change(connection)
     except psycopg.Error as error:
         raise SpoolError(f"database: {plain(error)}") from None
 
@@ -120,7 +131,7 @@ class DatabaseSession:
                 application_name=name,
             )
         except psycopg.Error as error:
-            raise SpoolError(f"database: {plain(error)}") from None
+            raise SpoolAway(f"database: {plain(error)}") from None
         try:
             schema.require(self.link)
             for setting in _SETTINGS.split(";"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import threading
@@ -29,13 +30,14 @@ from relayd.spool.postgresql.writes import (
     Beat,
     ClearChunks,
     SharedAcceptance,
-    SharedAnswer,
+    SharedClientAnswered,
     SharedLetGo,
     SharedOperatorWrite,
     SharedPrune,
     SharedReroute,
     SharedSetAside,
     SharedSettlement,
+    SharedSuspending,
     SharedWrite,
 )
 from relayd.spool.sqlite.bridge import Bridge, Promise
@@ -47,6 +49,21 @@ from relayd.spool.threaded import ThreadedStore
 from relayd.spool.view import AS_THEY_ARE, Accepted, NewMessage, QueueFilter, Rerouting
 
 PRUNE_EVERY = 60.0  # seconds
+Suspending = Mapping[str, object]
+"""A suspension as a document (see relayd.relay.suspensions)."""
+
+OPEN_EVERY = 2.0  # seconds between attempts to begin without the database
+
+
+def name_of(machine: str, worker: int) -> str:
+    """A name for each process that sends; the first has the machine's."""
+    return f"{machine}/{worker}" if worker else machine
+
+
+def machine_of(name: str) -> str:
+    """The inverse of name_of."""
+    machine, slash, worker = name.rpartition("/")
+    return machine if slash and worker.isdigit() else name
 
 
 class PostgresqlSpool(ThreadedStore):
@@ -71,6 +88,13 @@ class PostgresqlSpool(ThreadedStore):
         self.on_trouble: Callable[[str], None] = lambda reason: None
         self.on_recovery: Callable[[], None] = lambda: None
         self.on_change: Callable[[str, Sequence[tuple[int, int]]], None] = lambda verb, met: None
+        self.on_suspending: Callable[[Sequence[Suspending], Sequence[Sequence[str]]], None]
+        self.on_suspending = lambda begun, ended: None  # by way of another node
+        self.on_suspended: Callable[[Sequence[Suspending]], None] = lambda all_of_them: None
+        self._suspended = ""  # as was told last
+        self.on_nodes: Callable[[int, int], None] = lambda nodes, machines: None
+        self._nodes = (1, 1)  # likewise: the living ones, and on how many machines
+        self.rules = ""  # the hash of those in force here
         self._where = where
         self._bridge = bridge
         self._node = node
@@ -83,6 +107,8 @@ class PostgresqlSpool(ThreadedStore):
         self._trouble: SpoolError | None = None
         self._open = False
         self._well = False  # it is open, and not in trouble
+        self._opening: threading.Thread | None = None
+        self._closing = threading.Event()
         self.lease = Lease()
         self._neighbours = Neighbours(self.lease)
         self._next_beat = self._next_prune = float("-inf")
@@ -134,15 +160,40 @@ class PostgresqlSpool(ThreadedStore):
         for thread in (self._writer, self._reader, self._syncer):
             thread.start()
 
+    def open_in_time(self, error: SpoolError) -> None:
+        """`open` has said this: do it as soon as the database is there; it is in trouble until."""
+        self._trouble = error
+        self._say("spool cannot record", reason=error.reason)
+        self._opening = threading.Thread(target=self._keep_opening, name="spool open", daemon=True)
+        self._opening.start()
+
+    def _keep_opening(self) -> None:
+        while not self._closing.wait(OPEN_EVERY):
+            try:
+                self.open()
+            except SpoolError as error:
+                self._trouble = error
+            else:
+                self._bridge.call(self._health_changed, None)
+                return
+
     def close(self) -> Awaitable[None]:
         """Finish what was asked for, then let go of the database."""
         promise: Promise[None] = self._bridge.promise()
-        if not self._open:
+        self._closing.set()
+        if self._opening is None and not self._open:
             promise.callback(None)
             return promise
-        self._open = self._well = False
+        was, self._open, self._well = self._open, False, False
 
         def ending() -> None:
+            begun = was
+            if self._opening is not None:
+                self._opening.join()
+                begun, self._open, self._well = was or self._open, False, False
+            if not begun:
+                self._bridge.call(promise.callback, None)
+                return
             self._reader.stop()
             self._syncer.stop()
             self._writer.stop()
@@ -228,7 +279,7 @@ class PostgresqlSpool(ThreadedStore):
     def answered(self, ident: int) -> Awaitable[None]:
         """The client of this message is about to hear 250."""
         promise: Promise[None] = self._bridge.promise()
-        return self._write(promise, SharedAnswer(promise, ident))
+        return self._write(promise, SharedClientAnswered(promise, ident))
 
     def set_aside(self, ident: int, reason: str) -> Awaitable[bool]:
         """Take a damaged message out of the queue."""
@@ -258,14 +309,28 @@ class PostgresqlSpool(ThreadedStore):
             promise.errback(self._unable())
         return promise
 
+    def suspend(self, begun: Suspending) -> Awaitable[None]:
+        """Tell all nodes that this is to wait."""
+        promise: Promise[None] = self._bridge.promise()
+        return self._write(promise, SharedSuspending(promise, [begun]))
+
+    def resume(self, kind: str = "", whom: str = "") -> Awaitable[list[Suspending]]:
+        """Tell all nodes that this (of no kind: whatever does) waits no more; what did."""
+        promise: Promise[list[Suspending]] = self._bridge.promise()
+        return self._write(promise, SharedSuspending(promise, [], (kind, whom)))
+
     # questions
+
+    def cluster(self) -> Awaitable[dict[str, Any]]:
+        """The nodes, what each has, and how the database is."""
+        return self._ask(lambda search: search.cluster(self.lease.seconds))
 
     def _ask(self, question: Question, *, to_act: bool = False) -> Awaitable[Any]:
         promise: Promise[Any] = self._bridge.promise()
         if self._open:
             self._reader.ask(question, promise, to_act=to_act)
         else:
-            promise.errback(SpoolError("the spool is closed"))
+            promise.errback(self._unable())
         return promise
 
     def hear_of_commits(self, told: Committed) -> None:
@@ -284,7 +349,7 @@ class PostgresqlSpool(ThreadedStore):
         if now < self._next_beat:
             return taking
         self._next_beat = now + self.lease.beat
-        beat = Beat(self.lease, self._neighbours.look)
+        beat = Beat(self.lease, self._look, self.rules)
         if now < self._next_prune:
             return (beat, *taking)
         self._next_prune = now + PRUNE_EVERY
@@ -295,6 +360,24 @@ class PostgresqlSpool(ThreadedStore):
         """For the writer: an operator has changed these by way of another node."""
         self.forget_positions()
         self._changed(verb, keys)
+
+    def suspending(self, begun: list[dict[str, Any]], ended: list[list[str]]) -> None:
+        """For the writer: what is to wait, or no more, by way of another node."""
+        self._bridge.call(lambda: self.on_suspending(begun, ended))
+
+    def _look(self, session: DatabaseSession, ours: int) -> None:
+        """At the other nodes, and at what all of them are to know, whatever they have missed."""
+        self._neighbours.look(session, ours)
+        names = [self._node, *self._neighbours.others]
+        nodes = len(names), len({machine_of(name) for name in names})
+        if nodes != self._nodes:
+            self._nodes = nodes
+            self._bridge.call(lambda: self.on_nodes(*nodes))
+        found = session.ask("SELECT document FROM suspension ORDER BY kind, whom").fetchall()
+        text = f"[{','.join(document for (document,) in found)}]"
+        if text != self._suspended:
+            self._suspended = text
+            self._bridge.call(lambda: self.on_suspended(json.loads(text)))
 
     def taken_over(self) -> None:
         """For the writer: what was this node's may be others' now."""
@@ -309,6 +392,8 @@ class PostgresqlSpool(ThreadedStore):
             )
 
     def _unable(self) -> SpoolError:
+        if self._trouble is not None and not self._closing.is_set():
+            return self._trouble
         if self._open and self._trouble is None:
             return SpoolError("the database has recorded no sign of life lately")
         return super()._unable()

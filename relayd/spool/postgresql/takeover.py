@@ -46,19 +46,24 @@ class Neighbours:
         self._seen: dict[int, tuple[str, float]] = {}  # the sign of life, and since when
         self._emptied: dict[int, str] = {}  # after which sign of life all was taken over
         self._gone: list[tuple[int, str, str]] = []
+        self.others: tuple[str, ...] = ()  # the names of those that are there
 
     def look(self, session: DatabaseSession, ours: int) -> None:
         """What the database has of them now."""
         found = session.ask(_NODES, (ours,)).fetchall()
         now = self._lease.now()
         self._gone = []
+        alive = []
         for number, name, beat, left, waiting in found:
             seen = self._seen.get(number)
             if seen is None or seen[0] != beat:
                 seen = self._seen[number] = beat, now
             silent = left or now - seen[1] > self._lease.seconds
+            if not silent:
+                alive.append(name)
             if silent and (waiting or self._emptied.get(number) != beat):
                 self._gone.append((number, name, beat))
+        self.others = tuple(alive)
 
     def gone(self) -> Iterator[tuple[int, str, str]]:
         """Those whose mail is to be taken over, each told once: number, name, sign of life."""

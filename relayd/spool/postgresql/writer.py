@@ -22,7 +22,7 @@ from relayd.spool.lease import Lease
 from relayd.spool.postgresql import node
 from relayd.spool.postgresql.batch import Ownership, SharedBatch
 from relayd.spool.postgresql.session import DatabaseSession, UnsureError, to_be_repeated, trouble_of
-from relayd.spool.postgresql.writes import SharedWrite
+from relayd.spool.postgresql.writes import SUSPENDING, SharedWrite
 from relayd.spool.sqlite.bridge import Bridge, Promise
 from relayd.spool.sqlite.commitwindow import CommitWindow
 from relayd.spool.sqlite.threadqueue import ThreadQueue
@@ -59,6 +59,9 @@ class SharedOwner(Protocol):
 
     def changed(self, verb: str, keys: list[tuple[int, int]]) -> None:
         """An operator has changed these by way of another node."""
+
+    def suspending(self, begun: list[dict[str, Any]], ended: list[list[str]]) -> None:
+        """An operator has told these to wait, by way of another node, or no more."""
 
     def taken_over(self) -> None:
         """Others may have taken what was ours; what is ours now is of a new epoch."""
@@ -125,7 +128,11 @@ class SharedWriter:
     def _told(self, words: str) -> None:
         """An operator has changed mail by way of another node: it may be ours."""
         by, verb, keys = json.loads(words)
-        if by != self.ours.owner:
+        if by == self.ours.owner:
+            return
+        if verb == SUSPENDING:
+            self._owner.suspending(*keys)
+        else:
             self._owner.changed(verb, [(message, number) for message, number in keys])
 
     def start(self) -> None:

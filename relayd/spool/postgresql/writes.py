@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from relayd import __version__
 from relayd.mail.message import RecipientState, Settlement
 from relayd.mail.outcome import UNANSWERED, held
 from relayd.spool.errors import SpoolError
@@ -33,6 +34,9 @@ _REMOVED = int(RecipientState.REMOVED)
 SCANNED = 4000  # recipients that one step of an operator's change looks at
 PRUNED = 500  # rows of the ledger
 TAKEN_OVER = "other nodes have waited for a sign of life in vain, and take the mail over"
+ROOM = 7000  # octets of a notice
+REROUTED = "reroute"  # ... and one that the owner hears of only if it is another node
+SUSPENDING = "suspending"  # instead of the verb of a change, in a notice
 TOLD = 200  # keys in one notice, which has room for 8,000 octets
 CHANGED = 500  # ... and changes, so that acceptance never waits long for it
 
@@ -258,7 +262,7 @@ class SharedOperatorWrite(SharedWrite):
         return self._at[0] >= self._last
 
 
-class SharedAnswer(SharedWrite):
+class SharedClientAnswered(SharedWrite):
     """The client of a message is about to hear 250."""
 
     def __init__(self, promise: Promise[Any], ident: int) -> None:
@@ -361,6 +365,11 @@ class SharedReroute(SharedWrite):
                     (*_way(row), *key, batch.now, row.state),
                 )
             session.ask(_INSERT, (*row, *owned))
+        if owned[0] != batch.ours.owner:  # who has it in memory as it was
+            keys = [(record.message, record.number) for record in rerouting.before]
+            for start in range(0, len(keys), TOLD):
+                words = [batch.ours.owner, REROUTED, keys[start : start + TOLD]]
+                session.tell(json.dumps(words))
         for record, note in rerouting.ended:
             key = (record.message, record.number)
             batch.end(key, EndRow(*key, batch.now, _REMOVED, record.attempts, None, note))
@@ -371,6 +380,45 @@ def _way(row: RecipientRow) -> tuple[str, str | None, str, str | None]:
     return row.mailbox, row.original, row.next_hop, row.sender
 
 
+class SharedSuspending(SharedWrite):
+    """What operators have told to wait, in all nodes: some more of it, or less."""
+
+    def __init__(
+        self,
+        promise: Promise[Any],
+        begun: Sequence[Mapping[str, object]] = (),
+        ended: tuple[str, str] | None = None,
+    ) -> None:
+        """`ended`: kind and whom; of no kind: all."""
+        self.promise = promise
+        self._begun = begun
+        self._ended = ended
+
+    def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
+        """The rows, and a word to the others; who does not hear it sees the rows soon."""
+        for each in self._begun:
+            document = json.dumps(each)
+            session.ask(
+                """INSERT INTO suspension VALUES (%s, %s, %s)
+                ON CONFLICT (kind, whom) DO UPDATE SET document = %s""",
+                (each["kind"], each["whom"], document, document),
+            )
+        gone: list[Any] = []
+        if self._ended is not None:
+            kind, whom = self._ended
+            found = session.ask(
+                """DELETE FROM suspension WHERE %s = '' OR (kind = %s AND whom = %s)
+                RETURNING document""",
+                (kind, kind, whom),
+            ).fetchall()
+            gone = [json.loads(document) for (document,) in found]
+        self.value = gone
+        ended = [(each["kind"], each["whom"]) for each in gone]
+        words = json.dumps([batch.ours.owner, SUSPENDING, [[*self._begun], ended]])
+        if len(words) <= ROOM:
+            session.tell(words)
+
+
 class Beat(SharedWrite):
     """A sign of life of the node; what has piled up in `batch` becomes one row."""
 
@@ -378,19 +426,26 @@ class Beat(SharedWrite):
     alone = True
 
     def __init__(
-        self, lease: Lease, look: Callable[[DatabaseSession, int], None] = lambda *_: None
+        self,
+        lease: Lease,
+        look: Callable[[DatabaseSession, int], None] = lambda *_: None,
+        rules: str = "",
     ) -> None:
-        """`look`: at those of others."""
+        """`look`: at those of others. `rules`: the hash of those in force here."""
         self._lease = lease
         self._look = look
+        self._rules = rules
         self._began = 0.0
 
     def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Of the row of a node nobody but that node writes, while it lives."""
         owner, epoch = batch.ours
         self._began = self._lease.now()
-        alive = "UPDATE node SET beat = clock_timestamp() WHERE id = %s AND epoch = %s"
-        if session.ask(alive, (owner, epoch)).rowcount != 1:
+        alive = """UPDATE node SET beat = clock_timestamp(), written_by = %s, rules = %s,
+                rules_since = CASE WHEN rules = %s THEN rules_since ELSE now() END
+            WHERE id = %s AND epoch = %s"""
+        words = __version__, self._rules, self._rules
+        if session.ask(alive, (*words, owner, epoch)).rowcount != 1:
             raise SpoolError(TAKEN_OVER)
         self._look(session, owner)
         found = session.ask(
@@ -451,6 +506,7 @@ class SharedPrune(SharedWrite):
                 AND NOT EXISTS (SELECT 1 FROM message AS m WHERE m.ident = l.message)""",
                 (self._at, self._next),
             )
+            session.ask("DELETE FROM late WHERE message <= %s", (self._next,))
 
     def done(self) -> bool:
         """Go on while there is more."""

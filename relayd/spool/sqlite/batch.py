@@ -191,6 +191,12 @@ class Batch:
         """A recipient ends; `row` is what the ledger says of it."""
         self._ends.setdefault(key, row)
 
+    def add(self, messages: int, octets: int, ledger_rows: int) -> None:
+        """So much more is there that its transaction writes by itself."""
+        self._messages += messages
+        self._octets += octets
+        self.ledger_rows += ledger_rows
+
     def has_effect(self, connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> bool:
         """Whether any of these is news that owes a report: an end, or a first warning.
 

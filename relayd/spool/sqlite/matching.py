@@ -39,6 +39,11 @@ def matches(wanted: QueueFilter, message: Message, record: Record) -> bool:
             _match(wanted.recipient, raw(recipient.mailbox))
             or _match(wanted.recipient, raw(recipient.original))
         )
+        and (
+            not wanted.domain
+            or _is(f"@{wanted.domain}", raw(recipient.mailbox))
+            or _is(f"@{wanted.domain}", raw(recipient.original))
+        )
         and (not wanted.rule or _holds(wanted.rule, record))
         and (record.last is not None or not wanted.reply)
         and (record.last is None or str(record.last.reply).startswith(wanted.reply))

@@ -175,7 +175,7 @@ class NewRows(NamedTuple):
     recipients: list[Row]  # NEW_RECIPIENT
     held: list[RecipientRow]  # further ones, of whom it is said why they wait
     headers: list[Row]
-    ended: list[LedgerRow]  # of those who end at once; of the others SQLite makes the ledger's rows
+    ended: list[LedgerRow]  # of those who end at once; the others' are made of what is stored
     value: Accepted
 
 

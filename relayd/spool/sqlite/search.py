@@ -92,6 +92,12 @@ def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
         both = (_match(column, "recipient", wanted.recipient) for column in _RECIPIENT_COLUMNS)
         terms.append(f"({' OR '.join(both)})")
         parameters["recipient"] = fold(wanted.recipient)
+    if wanted.domain:
+        both = (
+            f"substr(lower({column}), -length(:domain)) = :domain" for column in _RECIPIENT_COLUMNS
+        )
+        terms.append(f"({' OR '.join(both)})")
+        parameters["domain"] = f"@{fold(wanted.domain)}"
     if wanted.reply:
         terms.append("instr(ifnull(r.reply, ''), :reply) = 1")
         parameters["reply"] = wanted.reply

@@ -86,7 +86,7 @@ class Spool(ThreadedStore):
         self.lease: Lease | None = None
         self.on_recovery: Callable[[], None] = lambda: None
         self.on_change: Callable[[str, Sequence[tuple[int, int]]], None] = lambda verb, met: None
-        self._directory = directory
+        self.directory = directory
         self._bridge = bridge
         self._shard = shard
         self._clock = clock
@@ -130,13 +130,13 @@ class Spool(ThreadedStore):
     def open(self) -> None:
         """Lock, check and recover; raises SpoolError. As quick with a million messages waiting."""
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._shard_directory.mkdir(mode=0o700, exist_ok=True)
-            sync_directory(self._directory)
+            sync_directory(self.directory)
             with contextlib.suppress(OSError):  # we may not be allowed to read it
-                sync_directory(self._directory.resolve().parent)
+                sync_directory(self.directory.resolve().parent)
         except OSError as error:
-            raise os_trouble(f"cannot make {self._directory}", error) from error
+            raise os_trouble(f"cannot make {self.directory}", error) from error
         self._lock.acquire()
         try:
             self._files.prepare()
@@ -325,13 +325,17 @@ class Spool(ThreadedStore):
         was, self._trouble = self._trouble, error
         self.healthy = self._open and error is None
         if error is not None and was is None:
-            self._say("spool cannot record", reason=error.reason)
-            self.on_trouble(error.reason)
+            try:
+                self._say("spool cannot record", reason=error.reason)
+            finally:
+                self.on_trouble(error.reason)
         elif error is None and was is not None:
-            self._space.forget()
-            if self._log is not None:
-                self._log.notice("spool records again")
-            self.on_recovery()
+            try:
+                self._space.forget()
+                if self._log is not None:
+                    self._log.notice("spool records again")
+            finally:
+                self.on_recovery()
 
     def _found_damaged(self, ident: int, reason: str) -> None:
         self._writer.put(SetAside(None, ident, reason, self._aside))

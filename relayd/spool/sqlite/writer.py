@@ -14,7 +14,7 @@ from relayd.spool.disk.trouble import SpoolCorrupt, trouble_of
 from relayd.spool.errors import SpoolError, SpoolFull, SpoolGone
 from relayd.spool.sqlite import schema
 from relayd.spool.sqlite.batch import UNKNOWN, Batch
-from relayd.spool.sqlite.bridge import Bridge, Promise
+from relayd.spool.sqlite.bridge import SCARCE, Bridge, Promise, surely
 from relayd.spool.sqlite.commitwindow import CommitWindow
 from relayd.spool.sqlite.database import Database
 from relayd.spool.sqlite.mend import Mender
@@ -32,7 +32,6 @@ CHECKPOINT_SHORT = 1 << 20  # octets of log worth copying back when space is sho
 CHECKPOINT_IDLE = 4 << 20  # ... when nobody waits
 CHECKPOINT_ALWAYS = 12 << 20  # ... and when somebody does
 LOOK = 1.0  # seconds between two looks whether the files are still there
-SCARCE = 0.1  # seconds to wait for memory
 REST = 2.0  # seconds without a request after which the log is copied back
 
 Answers = list[tuple[Promise[Any], object]]
@@ -80,6 +79,7 @@ class Writer:
         self.on_commit: Committed | None = None  # called in the writer's thread
         self._inbox: ThreadQueue[Write | SpoolCorrupt | None] = ThreadQueue()  # None: stop
         self._again: deque[Write] = deque()
+        self._taken: list[Write] = []  # of the inbox or of those, and not answered yet
         self._log = 0  # octets of write-ahead log not copied back, about
         self._short = False  # of space
         self._sifted = UNKNOWN  # see Batch
@@ -89,6 +89,9 @@ class Writer:
         self.company = CommitWindow()  # acceptances on their way
         self._doubtful: list[int] = []  # messages of failed batches, perhaps on disk
         self._connection: sqlite3.Connection | None = None
+        self._failed: sqlite3.Connection | None = None  # to be mended
+        self._error: Exception | None = None  # from which it has not recovered
+        self._tried = False  # to recover
         self._thread = threading.Thread(target=self._run, name="spool writer", daemon=True)
 
     def open(self) -> sqlite3.Connection:
@@ -122,8 +125,12 @@ class Writer:
         self._inbox.put(SpoolCorrupt(error.reason), urgent=True)
 
     def _run(self) -> None:
-        while not (self._stopping and not self._again):
+        while self._error is not None or not self._stopping or self._again:
             try:
+                if self._error is not None:
+                    self._recover(self._error)
+                    self._error = None
+                    continue
                 writes = self._take()
                 if writes:
                     self._transaction(writes)
@@ -131,7 +138,10 @@ class Writer:
                 if not self._stopping:
                     self._again.extend(self._owner.chores())
             except Exception as error:
-                self._mend(trouble_of(error) or SpoolError(f"spool: {error!r}"))
+                # nothing is called here, for that might break, too, and a writer that ends answers
+                # nobody any more
+                if self._error is None:
+                    self._error = error
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._checkpoint()
@@ -139,7 +149,8 @@ class Writer:
 
     def _take(self) -> list[Write]:
         """The next batch; empty after a rest or at the end. Raises what was reported to us."""
-        writes: list[Write] = []
+        writes = self._taken
+        writes.clear()
         if self._again:
             writes += [write for write in self._again if not (write.lasting and self._stopping)]
             self._again.clear()
@@ -151,15 +162,17 @@ class Writer:
             if not waiting:
                 self._checkpoint()
         while waiting and len(writes) < MAX_WRITES and octets < MAX_OCTETS and not self._stopping:
-            item = waiting.popleft()
+            item = waiting[0]
             if item is None:
                 self._stopping = True
             elif isinstance(item, SpoolCorrupt):
+                waiting.popleft()
                 self._again.extend(writes)
                 raise item
             else:
                 writes.append(item)
                 octets += item.octets
+            waiting.popleft()  # only now: it is owed an answer
         self._last = len(writes)
         return writes
 
@@ -180,13 +193,18 @@ class Writer:
             self._save_the_others(writes, error)
             return
         answers: Answers = []
+        answered = []
         for write in writes:
             if not write.done():
                 self._again.append(write)
             elif write.promise is not None:
                 answers.append((write.promise, write.value))
+                answered.append(write)
         if answers:
-            self._surely(_answer, answers)
+            answers.reverse()
+            surely(self._bridge, _answer, answers)
+            for write in answered:
+                write.promise = None
         if removed:
             self._owner.remove_files(removed)
 
@@ -246,17 +264,10 @@ class Writer:
     def _fail(self, writes: Sequence[Write], trouble: SpoolError) -> None:
         promises = [write.promise for write in writes if write.promise is not None]
         if promises:
-            self._surely(_refuse, promises, trouble)
-
-    def _surely(self, function: Callable[..., None], *args: object) -> None:
-        """A promise that never fires would hold up its session or its lane for ever."""
-        while True:
-            try:
-                self._bridge.call(function, *args)
-            except MemoryError:
-                time.sleep(SCARCE)
-            else:
-                return
+            promises.reverse()
+            surely(self._bridge, _refuse, promises, trouble)
+            for write in writes:
+                write.promise = None
 
     def _checkpoint_in_time(self) -> None:
         if self._short:
@@ -274,23 +285,39 @@ class Writer:
 
     # after trouble
 
+    def _recover(self, error: Exception) -> None:
+        if self._tried:  # in vain
+            time.sleep(SCARCE)
+        self._tried = True
+        trouble = trouble_of(error) or SpoolError(f"spool: {error!r}")
+        owed = [
+            write for write in self._taken if write.promise is not None and write not in self._again
+        ]
+        if owed:  # it broke before they were answered, or before they were written
+            self._doubtful += [ident for write in owed for ident in write.idents()]
+            self._fail(owed, trouble)
+        self._mend(trouble)
+        self._tried = False
+
     def _mend(self, error: SpoolError) -> None:
         """Trust nothing: fail every write until a reopened store has passed a transaction."""
-        connection, self._connection = self._connection, None
-        if connection is not None and self._database.gone():
+        if self._connection is not None:
+            self._failed, self._connection = self._connection, None
+        if self._failed is not None and self._database.gone():
             error = SpoolGone(error.reason)  # what a look at the wrong file found is not the cause
         self._owner.health(error)
         while self._connection is None:
             try:
-                self._connection = self._mender.mend(connection, error, self._doubtful)
+                self._connection = self._mender.mend(self._failed, error, self._doubtful)
             except SpoolError as again:
                 if not isinstance(again, SpoolGone):
-                    connection = None
+                    self._failed = None
                 # what was corrupt stays so until it is rebuilt, whatever else goes wrong
                 error = error if isinstance(error, SpoolCorrupt) else again
                 self._fail_for(self._mender.pause(), error)
                 if self._stopping:
                     return
+        self._failed = None
         self._log, self._sifted = 0, UNKNOWN
         self._owner.remove_files(self._doubtful)
         self._doubtful = []
@@ -299,7 +326,8 @@ class Writer:
     def _fail_for(self, seconds: float, error: SpoolError) -> None:
         """Fail what comes until so many seconds have passed, or the end."""
         deadline = self._mender.now() + seconds
-        writes = list(self._again)
+        writes = self._taken
+        writes[:] = self._again
         self._again.clear()
         while not self._stopping:
             self._doubtful += [ident for write in writes for ident in write.idents()]
@@ -307,16 +335,26 @@ class Writer:
             self._inbox.wait(1, max(0.0, deadline - self._mender.now()))
             if not self._inbox.entries:
                 return
-            item = self._inbox.entries.popleft()
+            item = self._inbox.entries[0]
             self._stopping = item is None
-            writes = [item] if isinstance(item, Write) else []
+            writes.clear()
+            if isinstance(item, Write):
+                writes.append(item)
+            self._inbox.entries.popleft()
 
 
 def _answer(answers: Answers) -> None:
-    for promise, value in answers:
-        promise.callback(value)
+    while answers:  # the last is the first; each once, should this be asked for twice
+        promise, value = answers.pop()
+        try:
+            promise.callback(value)
+        except MemoryError:  # who waits for it answers for itself; the others shall not wait
+            continue
 
 
 def _refuse(promises: list[Promise[Any]], trouble: SpoolError) -> None:
-    for promise in promises:
-        promise.errback(trouble)
+    while promises:
+        try:
+            promises.pop().errback(trouble)
+        except MemoryError:
+            continue

@@ -304,6 +304,20 @@ class ShippedTests(unittest.TestCase):
             outcome(site.ruleset, "x@y.example", client="127.0.0.1"), "x@y.example direct"
         )
 
+    def test_a_spool_in_a_database_and_what_is_done_while_that_is_away(self) -> None:
+        for words, folder in (("defer", None), ("keep /srv/relayd", Path("/srv/relayd"))):
+            text = (
+                "hostname     gw1.example.com\n"
+                'spool        postgresql "service=relayd"   # a connection of libpq\'s\n'
+                f"node         gw1\naway         {words}   # or the other\n"
+            )
+            with TemporaryDirectory() as place:
+                path = Path(place) / "relayd.conf"
+                path.write_text(text)
+                found = config.load(path)
+            self.assertEqual((found.place.database, found.node), ("service=relayd", "gw1"))
+            self.assertEqual(found.away.folder, folder)
+
     def test_every_setting_is_documented_with_its_default(self) -> None:
         text = SHIPPED.read_text()
         stated = dict(re.findall(r"^#?([a-z-]+) +(.+)$", text, re.MULTILINE))
@@ -319,7 +333,7 @@ class ShippedTests(unittest.TestCase):
             "tls-reports",
         ):
             del wanted[name]
-        for name in ("tls", "origin", "secrets", "oauth", "reports", "metrics", "console"):
+        for name in ("tls", "origin", "secrets", "oauth", "reports", "metrics", "console", "hook"):
             del wanted[name]
         with TemporaryDirectory() as folder:
             path = Path(folder) / "relayd.conf"

@@ -12,6 +12,7 @@ from relayd.login.scram import Verifier
 from relayd.login.users import line_of
 
 USER = line_of("alice", Verifier(b"salt", 4096, b"s" * 32, b"k" * 32))
+HOOK = "hook crm https://crm.example.com/ events any secret file hookkey\n"
 BASE = "hostname gw.example.com\nauth-without-tls yes\n"
 
 
@@ -94,3 +95,29 @@ class SecretFiles(unittest.TestCase):
         with self.assertRaises(config.ConfigErrors) as caught:
             config.load(path)
         self.assertIn("has no certificate, and so offers no login", str(caught.exception))
+
+    def test_each_line_is_a_key_and_shown_nowhere(self) -> None:
+        text = "0123456789abcdef\nwhsec_MDEyMzQ1Njc4OWFiY2RlZi0tLS0=\n\n"
+        (hook,) = self.load(HOOK, hookkey=text).hooks
+        self.assertEqual(hook.keys, (b"0123456789abcdef", b"0123456789abcdef----"))
+        self.assertNotIn("0123456789abcdef", repr(hook))
+
+    def test_a_file_without_a_good_key_is_complained_of_and_not_shown(self) -> None:
+        for content, words in (
+            ("", "hookkey holds no key"),
+            ("whispered\n", "key 1 in hookkey is shorter than 16 octets"),
+            ("whsec_whispered!whispered\n", "begins with whsec_, but what follows is no base64"),
+            ("whispered-and-long-enough\n" * 6, "hookkey holds 6 keys"),
+            ("whispered" * 500, "hookkey is larger than 4096 octets"),
+        ):
+            told = self.complaint(HOOK, hookkey=content)
+            self.assertIn(words, told)
+            self.assertNotIn("whispered", told)
+        self.assertIn(
+            "hookkey is world-readable (mode 0644)", self.complaint(HOOK, 0o644, hookkey="x" * 32)
+        )
+
+    def test_two_hooks_of_one_name_are_one_too_many(self) -> None:
+        again = "hook crm https://other.example.com/ events any secret file hookkey\n"
+        told = self.complaint(HOOK + again, hookkey="x" * 32)
+        self.assertIn("relayd.conf:4:1: there is a hook crm already", told)

@@ -28,7 +28,7 @@ def _commands(top: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> set[t
 class CompletionTests(unittest.TestCase):
     def offered(self, *words: str, etc: str = "/nowhere", path: str = "") -> list[str]:
         """What bash offers for the last word; the configuration is in `etc`, relayctl in `path`."""
-        text = completion("bash").replace("/etc/relayd", etc)
+        text = completion("bash", parser()).replace("/etc/relayd", etc)
         script = (
             'source /dev/stdin <<<"$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1));'
             ' _relayctl; printf "%s\\n" "${COMPREPLY[@]}"'
@@ -47,7 +47,7 @@ class CompletionTests(unittest.TestCase):
         found = {level.path: level for level in levels(parser())}
         self.assertEqual(set(found), _commands(parser()))
         for shell in SHELLS:
-            text = completion(shell)
+            text = completion(shell, parser())
             for level in found.values():
                 for word, _ in (*level.words, *level.options):
                     spelt = f"-l {word[2:]}" if shell == "fish" and word[:2] == "--" else word
@@ -105,7 +105,7 @@ class CompletionTests(unittest.TestCase):
                 with self.subTest(shell=shell):
                     done = subprocess.run(
                         [shell, "-n", "/dev/stdin"],
-                        input=completion(shell),
+                        input=completion(shell, parser()),
                         capture_output=True,
                         text=True,
                         timeout=60,

@@ -47,7 +47,7 @@ class Mistyped(unittest.TestCase):
 
     def test_help_is_a_word_as_well(self) -> None:
         for words, wanted in (
-            (["help"], "relayctl [-h]"),
+            (["help"], "usage: relayctl [OPTION ...] COMMAND"),
             (["help", "queue"], "relayctl queue [-h]"),
             (["help", "user", "add"], "relayctl user add [-h]"),
         ):

@@ -39,6 +39,6 @@ class DoorwayTests(Scene, TestCase):
             folder = Path(name)
             (folder / "relayd.conf").write_text(configuration(folder))
             settings = load(folder / "relayd.conf")
-        self.assertEqual([str(each.place.path) for each in settings.console],
+        self.assertEqual([str(each.place.path) for each in settings.console_places],
                          [f"{folder}/console.sock"])  # fmt: skip
         self.assertEqual(settings.spool, folder / "spool")

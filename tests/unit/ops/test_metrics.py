@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -29,6 +30,7 @@ from relayd.rules.language.lexer import lex
 from relayd.rules.language.source import Source
 from relayd.rules.language.words import Words
 from relayd.shared.meters import SLOTS, Meters, shared_meters
+from tests.bench.scrape_bench import measured
 from tests.spooling import CLIENT, DONE, LATER, recipient, submission
 from tests.support import TestCase
 from tests.unit.ops.journal import Journal
@@ -217,6 +219,15 @@ class PlaceTests(TestCase):
         self.assertEqual(tuple(map(str, places)), tuple(
             str(metrics(Words(each))) for each in lex(Source.of(told, "x")).statements
         ))  # fmt: skip
+
+
+class ScrapeTests(TestCase):
+    def test_a_scrape_costs_some_milliseconds_however_many_wait(self) -> None:
+        """Scaled: `python -m tests.bench.scrape_bench` has a million."""
+        with TemporaryDirectory() as folder:
+            costs = measured(Path(folder), 10_000)
+        self.assertEqual(costs.waiting, 10_000)
+        self.assertLess(costs.seconds, 0.01)
 
 
 class MonitoringTests(TestCase):

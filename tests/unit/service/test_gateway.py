@@ -41,10 +41,12 @@ OTHER = {
     "hostname": "hostname other.example",
     "spool": "spool other",
     "node": "node other",
+    "away": 'spool postgresql "service=relayd"\naway keep other',
     "control": "control other",
     "metrics": "metrics listen 127.0.0.1:9099\nmetrics listen unix:/run/relayd/metrics",
     "console": "console listen unix:/run/relayd/console.sock\n"
     "console listen unix:/run/relayd/people.sock auth people",
+    "hook": "hook crm https://crm.example/mail events delivered secret file hook.key",
     "workers": "workers 7",
     "listen": "listen 127.0.0.1:2526",
     "retry": "retry 7m",
@@ -104,6 +106,7 @@ READ_IN_TIME = {
     "oauth",
     "internal-destinations",
     "watch",
+    "hook",
 }
 """Those that nothing is made of: who needs them reads them from the configuration in force."""
 
@@ -188,6 +191,8 @@ class ReloadTest(TestCase):
         issued = Authority().issue("gw.example")
         (self.folder / "people").touch(mode=0o600)
         (self.folder / "secrets").touch(mode=0o600)
+        (self.folder / "hook.key").touch(mode=0o600)
+        (self.folder / "hook.key").write_bytes(b"0123456789abcdef")
         (self.folder / "other.pem").write_bytes(issued.chain_pem)
         (self.folder / "other.key").touch(mode=0o600)
         (self.folder / "other.key").write_bytes(issued.key_pem)

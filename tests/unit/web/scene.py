@@ -231,9 +231,9 @@ class Scene(Fixture):
         found: Raw = await connectProtocol(endpoint, Raw())
         return found
 
-    def token_of(self, role: str, name: str = "t", domains: str = "") -> str:
+    def token_of(self, role: str, name: str = "t", domain: str = "") -> str:
         """A token of the API."""
         made = self.tokens.answer(
-            {"action": "make", "name": name, "role": role, "domains": domains}, "uid=0"
+            {"action": "make", "name": name, "role": role, "domain": domain}, "uid=0"
         )
         return str(made["token"])
