@@ -129,13 +129,17 @@ class ScopedStage(Stage[R]):
         recipient, parts = view.recipient, self._about(view)
         if not parts:
             return super().candidates(view)
-        if recipient.others:
+        others, recipient.others = recipient.others, ()  # one answer for all of them
+        if others:
             key = recipient.key
             own = self.owns(key) or any(each.owns(key) for each in parts)
-            recipient.wide = () if own else recipient.others
-        found = [*self.found(view)]
-        for each in parts:
-            found += each.found(view)
+            recipient.wide = () if own else others
+        try:
+            found = [*super().candidates(view)]
+            for each in parts:
+                found += each.candidates(view)
+        finally:
+            recipient.others = others
         found.sort(key=lambda entry: entry.number)
         return found
 

@@ -165,10 +165,6 @@ class Stage(Generic[R]):
         recipient = view.recipient
         if recipient.others:
             recipient.wide = () if self.owns(recipient.key) else recipient.others
-        return self.found(view)
-
-    def found(self, view: View) -> Sequence[ReadyRule[R]]:
-        """The same, where it is settled whether a tagged mailbox has rules of its own."""
         found: list[int] = []
         for index in self._indexes:
             index.collect(view, found)

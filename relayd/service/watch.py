@@ -58,6 +58,7 @@ class ConfigurationWatch:
         self._last: Look = ()
         self._call: IDelayedCall | None = None
         self._running = False
+        self._off = False  # it was, the last time
 
     def start(self) -> None:
         """From now on."""
@@ -82,10 +83,14 @@ class ConfigurationWatch:
 
     def _step(self) -> None:
         self._call = None
+        if not self._settings().watch:  # thousands of files are not looked at for nothing
+            self._off = True
+            self._later()
+            return
         now = self._look()
         settled, self._last = now == self._last, now
-        if not self._settings().watch:
-            self._known = now
+        if self._off:
+            self._off, self._known = False, now
         if now == self._known or not settled:
             self._later()
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.ports import free_port
+from tests.scenarios.filterpeers import Milter, recipient
 from tests.scenarios.harness import Relayd, Scenario, wait_until
 from tests.sink import EXTENSIONS, Arrived, Asked, Sink
 
@@ -84,6 +85,35 @@ class CopyTest(CopyCase):
         relay.wait_empty()
         got = [each for one in self.main.arrived for each in one.recipients]
         self.assertEqual(sorted(got), [ARCHIVE, ARCHIVE, INFO])
+
+    def test_a_recipient_that_a_filter_adds_is_copied_too(self) -> None:
+        added = [recipient("<extra@example.com>"), recipient(f"<{ARCHIVE}>")]
+        milter = Milter(self, edits=lambda fields, content: added)
+        relay = self.gateway(
+            f"milter m {milter.where}\nask m\ncopy to extra@example.com to {ARCHIVE} via journal"
+        )
+        self.assertEqual(self.send(relay, INFO)[0], 250)
+        copy = self.copy()
+        self.assertEqual((copy.recipients, copy.sender), ((ARCHIVE,), ANN))
+        relay.wait_empty()
+        got = sorted(each for one in self.main.arrived for each in one.recipients)
+        self.assertIn("extra@example.com", got)
+        self.assertIn(INFO, got)
+        self.assertEqual(self.main.arrived[0].content, copy.content)
+
+    def test_mail_without_a_sender_and_with_letters_of_all_kinds_is_copied_as_it_is(self) -> None:
+        relay = self.gateway(f"copy any to {ARCHIVE} via journal")
+        self.send(relay, INFO, sender="")
+        self.assertEqual(self.copy().sender, "")
+        with relay.session() as client:
+            client.ehlo("client.example")
+            client.mail(ANN, ["BODY=8BITMIME", "SMTPUTF8"])
+            client.rcpt(INFO)
+            self.assertEqual(client.data(CONTENT)[0], 250)
+        copy = self.copy(2)
+        self.assertEqual(copy.content, self.main.wait(2)[1].content)
+        relay.wait_empty()
+        self.assertEqual(self.back.arrived, [])
 
     def test_held_and_discarded_mail_is_copied_and_refused_mail_is_not(self) -> None:
         rules = (

@@ -78,7 +78,7 @@ class RecipesTest(unittest.TestCase):
 
     def test_what_directories_hold_is_where_the_recipes_say(self) -> None:
         """As if their sources had been read."""
-        held = {
+        held: dict[str, dict[str, list[tuple[str, ...]]]] = {
             "panel": {
                 "domains": [("example.com",)],
                 "mailboxes": [("ann@example.com",)],

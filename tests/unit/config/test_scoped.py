@@ -265,6 +265,20 @@ class ScopedTest(unittest.TestCase):
         self.assertTrue(ruleset.srs.owns(Mailbox.parse("x@other.example")))
         self.assertFalse(ruleset.srs.owns(Mailbox.parse("x@elsewhere.example")))
 
+    def test_a_tag_counts_as_with_the_rules_of_the_main_set(self) -> None:
+        self.write("example.com", "accept to info@example.com, own+tag@example.com\n"
+                   "forward info@example.com -> ann@example.net\n")  # fmt: skip
+        path = self.folder / "relayd.conf"
+        path.write_text(
+            f"hostname gw.example.com\nspool {self.folder}/spool\nsubaddress +\n"
+            "include customers/*.rules scoped\naccept to main@example.com\n"
+        )
+        settings = config.load(path)
+        for recipient, code in (("info+x", 250), ("own+tag", 250), ("own", 550), ("main+x", 250)):
+            self.assertEqual(self.reply(settings, f"{recipient}@example.com"), code, recipient)
+        plan = self.plan(settings, "info+x@example.com")
+        self.assertEqual([each.mailbox.domain for each in plan.destinations], ["example.net"])
+
     def test_of_many_files_one_that_has_changed_is_compiled_alone(self) -> None:
         for number in range(50):
             self.write(f"c{number}.example", f"accept to @c{number}.example\n")
