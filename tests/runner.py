@@ -28,7 +28,10 @@ _PASSED = ("successes", "expectedFailures")
 SHOWN = 8  # of the slowest modules
 
 # begun first, or the others end long before one of their tests: up to a minute and a half for one
-LONGEST = ("test_settling", "test_settings", "test_pace", "test_workers")
+LONGEST = (
+    *("test_settling", "test_pace", "test_directories", "test_settings", "test_cluster"),
+    *("test_browser_costs", "test_workers"),
+)
 
 
 def suites() -> list[list[str]]:

@@ -352,7 +352,6 @@ class _Loader:
         keys = self._keys()
         values["signing"] = self._signing()
         hostname = str(values.setdefault("hostname", system_hostname()))
-        values.setdefault("node", hostname)
         # what is sound is looked at even where something else is not: every error at once
         sound = [item for item in self._items if _sound(item, tables)]
         wrong = table_problems(sound, tables)
@@ -390,6 +389,7 @@ class _Loader:
         )
         for table in tables.values():
             table.source = None
+        values.setdefault("node", str(fixed.get("hostname", hostname)))  # with that till a restart
         waiting = _hold(values, fixed)
         if "hostname" in waiting:
             ruleset = build(sound, tables, str(values["hostname"]), keys, origin)

@@ -28,7 +28,7 @@ from relayd.rules.language.lexer import lex
 from relayd.rules.language.model import TableDef
 from relayd.rules.language.source import Complaint, Place, Problem, Source
 from relayd.rules.ruleset import Ruleset
-from relayd.rules.scoped import MOST_RULES, Part, alone, part_of, place_of, with_parts
+from relayd.rules.scoped import MOST_RULES, CustomerRules, alone, part_of, place_of, with_parts
 
 MOST_OCTETS = 1 << 20  # of a file
 YOUNG = 0.5  # seconds in which a file may change again and look the same
@@ -76,7 +76,7 @@ class ScopedFile:
     path: Path
     seen: object  # how it looked on disk; None: it is to be read again
     octets: bytes | None  # in force; None: nothing of it is
-    part: Part | None
+    part: CustomerRules | None
     problems: tuple[Problem, ...]  # why it is not what stands on disk
     rank: int
 
@@ -239,7 +239,7 @@ class _Reader:
 
     def _compiled(
         self, include: ScopedInclude, domain: str, octets: bytes, source: Source, rank: int
-    ) -> tuple[Part | None, list[Problem]]:
+    ) -> tuple[CustomerRules | None, list[Problem]]:
         """The rules; None: there are problems."""
         main = self._main
         try:

@@ -161,7 +161,7 @@ GROUPS = (
                                  "table", "limits")),
     ("Others' servers", ("pace", "blame", "filters", "backscatter", "tls-report")),
     ("Logins, keys and tokens", ("user", "token", "oauth", "dkim")),
-    ("The spool, the shell", ("audit", "spool", "completion")),
+    ("The spool, the shell", ("audit", "spool", "cluster", "completion")),
 )  # fmt: skip
 """The commands as `relayctl help` has them."""
 

@@ -34,7 +34,7 @@ MOST_RULES = SPAN  # in one file
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CustomerRules:
     """The rules of one file."""
 
     domain: str  # folded
@@ -55,7 +55,7 @@ class Part:
 
 def part_of(
     domain: str, items: Sequence[Item], tables: Mapping[str, Table], main: Ruleset, place: int
-) -> Part:
+) -> CustomerRules:
     """Compile one file. `place`: see place_of."""
     known = {**main.tables, **tables} if tables else main.tables
     admissions = [item for item in items if isinstance(item, AdmissionRule)]
@@ -67,7 +67,7 @@ def part_of(
     digest = hashlib.sha256(domain.encode())
     for item in items:
         digest.update(f"\n{item}".encode("utf-8", "surrogateescape"))
-    return Part(
+    return CustomerRules(
         domain=domain,
         items=tuple(items),
         tables=tables,
@@ -161,7 +161,7 @@ def _above(parts: Mapping[str, Stage[R]], domain: str) -> list[Stage[R]]:
     return found
 
 
-def with_parts(main: Ruleset, parts: Sequence[Part]) -> Ruleset:
+def with_parts(main: Ruleset, parts: Sequence[CustomerRules]) -> Ruleset:
     """The set of the main files' rules and these."""
     if not parts:
         return main
@@ -222,7 +222,7 @@ def with_parts(main: Ruleset, parts: Sequence[Part]) -> Ruleset:
     return but(whole, at_rcpt=early)
 
 
-def alone(part: Part, main: Ruleset) -> Ruleset:
+def alone(part: CustomerRules, main: Ruleset) -> Ruleset:
     """The file without all others, to be looked at by itself."""
     return but(
         main,
@@ -241,7 +241,7 @@ def alone(part: Part, main: Ruleset) -> Ruleset:
     )
 
 
-def _home(parts: Sequence[Part], tables: Mapping[str, Table]) -> str:
+def _home(parts: Sequence[CustomerRules], tables: Mapping[str, Table]) -> str:
     rules = (entry.rule for part in parts for entry in part.admission.entries)
     return home_of(rules, tables)
 

@@ -58,7 +58,6 @@ class ConfigurationWatch:
         self._last: Look = ()
         self._call: IDelayedCall | None = None
         self._running = False
-        self._off = False  # it was, the last time
 
     def start(self) -> None:
         """From now on."""
@@ -84,19 +83,18 @@ class ConfigurationWatch:
     def _step(self) -> None:
         self._call = None
         if not self._settings().watch:  # thousands of files are not looked at for nothing
-            self._off = True
+            self._known = self._last = ()
             self._later()
             return
         now = self._look()
         settled, self._last = now == self._last, now
-        if self._off:
-            self._off, self._known = False, now
         if now == self._known or not settled:
             self._later()
             return
-        changed = sorted({path for path, *_ in set(now) ^ set(self._known)})
-        self._known = now
-        self._log.notice("files changed", files=" ".join(changed[:MOST_NAMED]))
+        known, self._known = self._known, now
+        if known:  # else it was off, and nobody knows what has changed since they were read
+            changed = sorted({path for path, *_ in set(now) ^ set(known)})
+            self._log.notice("files changed", files=" ".join(changed[:MOST_NAMED]))
         reloaded = self._reload()
         reloaded.addErrback(lambda why: self._log.trouble("reload", why=why.getErrorMessage()))
         reloaded.addBoth(self._reloaded)

@@ -40,6 +40,7 @@ class Costs(InChromium):
                 self.assertLess(fastest, limit, "milliseconds")
 
     def test_now_keeps_up_by_itself_and_ten_watchers_cost_next_to_nothing(self) -> None:
+        alone = self.share()
         pages = [self.chromium.page() for _ in range(10)]
         first = pages[0]
         for page in pages:
@@ -52,16 +53,22 @@ class Costs(InChromium):
         wait_until(lambda: first.value(moment) != before, "it keeps up")
         wait_until(lambda: not first.value("document.querySelector('figure').hidden"), "a plot")
         share = 1.0
-        for _ in range(3):  # where others compute as well everything takes more
-            began, used = time.monotonic(), self.processor_time()
-            time.sleep(10)
-            share = min(share, (self.processor_time() - used) / (time.monotonic() - began))
-            if share < 0.01:
+        busy = os.getloadavg()[0] > (os.cpu_count() or 1)  # others compute: everything takes more
+        most = 0.05 if busy else 0.01
+        for _ in range(3):
+            share = min(share, self.share() - alone)
+            if share < most:
                 break
         self.keep(first, "now-live")
         self.assertEqual(first.violations(), [])
         self.assertEqual([page.complaints() for page in pages], [[]] * 10)
-        self.assertLess(share, 0.01, "of one core")
+        self.assertLess(share, most, "of one core")
+
+    def share(self) -> float:
+        """How much of a core relayd takes."""
+        began, used = time.monotonic(), self.processor_time()
+        time.sleep(10)
+        return (self.processor_time() - used) / (time.monotonic() - began)
 
     def processor_time(self) -> float:
         """Of relayd, in seconds."""

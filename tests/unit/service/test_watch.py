@@ -111,6 +111,15 @@ class WatchTest(TestCase):
         self.looks(10)
         self.assertEqual(self.reloads, 0)
 
+    def test_once_it_is_on_the_files_are_read_once_more(self) -> None:
+        """Nobody has looked at them meanwhile."""
+        self.settings = replace(self.settings, watch=0.0)
+        self.looks(10)
+        self.write("rules.d/ours", "example.com\nexample.org\n")
+        self.settings = replace(self.settings, watch=5.0)
+        self.looks(10)
+        self.assertEqual(self.reloads, 1)
+
     def test_the_setting(self) -> None:
         self.assertEqual(self.settings.watch, 5.0)
         self.write("relayd.conf", "watch off\njournal off\njournal-size 2MiB\n")
