@@ -18,7 +18,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import Recipient, domain_of, source_of
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
-from relayd.mail.outcome import NOT_CONFIGURED, Blame, Outcome, postponed
+from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.pacing import Pacing
 from relayd.reactor.coroutine import promise
 from relayd.relay.courier import Hop, ICourier
@@ -301,27 +301,35 @@ class Dispatcher:
         for lane in self._queue.lanes.values():
             lane.window = min(lane.window, limits.window)
         self._courier.apply(limits)
-        troubled = [
-            lane
-            for lane in self._queue.lanes.values()
-            if (lane.standing is Standing.DOWN and (not lane.direct or _ours_to_mend(lane)))
-            or (lane.unserved and not lane.direct)
-        ]
-        for lane in troubled:
-            lane.impatient = bool(lane.unserved)
-            lane.unserved = {}
-        self.retry([lane.destination for lane in troubled])
+        self._mended(list(self._queue.lanes.values()))
 
     def source_is_back(self, name: str) -> None:
         """It has the address again that it lacked: lanes that are down for it are probed."""
-        self.retry(
-            lane.destination
-            for lane in list(self._queue.lanes.values())
-            if lane.direct
-            and lane.standing is Standing.DOWN
-            and source_of(lane.destination) == name
-            and _ours_to_mend(lane)
+        self._mended(
+            [
+                lane
+                for lane in self._queue.lanes.values()
+                if lane.direct and source_of(lane.destination) == name
+            ]
         )
+
+    def _mended(self, lanes: Iterable[Lane]) -> None:
+        """What was in the way of these may not be any more, if it was ours to mend.
+
+        What is under way began before that, and may still end in vain: then it is tried again.
+        """
+        troubled = []
+        for lane in lanes:
+            lane.called += 1
+            if _ours_to_mend(lane):
+                troubled.append(lane)
+        self._try_again(troubled)
+
+    def _try_again(self, lanes: Collection[Lane]) -> None:
+        for lane in lanes:
+            lane.impatient = bool(lane.unserved)
+            lane.unserved = {}
+        self.retry([lane.destination for lane in lanes])
 
     def _resume(self) -> None:
         self._scheduler.pump()
@@ -461,7 +469,7 @@ class Dispatcher:
 
     async def _carry(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         self._busy[id(delivery)] = delivery
-        epoch, began = lane.epoch, self._now()
+        epoch, called, began = lane.epoch, lane.called, self._now()
         count = len(delivery.records)
         nowhere: Outcome | None = None
         if lane.direct and self._sites is not None and not located(lane, began):
@@ -507,7 +515,8 @@ class Dispatcher:
             outcomes = self._mishap(delivery, "courier miscounted")
         scheduler, now = self._scheduler, self._now()
         scheduler.landed(lane, shares)
-        settlements = self._judged(lane, epoch, delivery, outcomes, now, began)
+        standing, old = lane.standing, lane.called != called
+        settlements = self._judged(lane, epoch, delivery, outcomes, now, began, old=old)
         self._log.attempted(delivery.message, settlements, now - began)
         if lane.loaded or lane.more:
             scheduler.line_up(lane)
@@ -521,6 +530,8 @@ class Dispatcher:
         elif settlements and await self._settling.record(settlements) is None:
             recorded = None
         self._done(lane, delivery, recorded)
+        if old and lane.standing is Standing.DOWN is not standing:
+            self._try_again((lane,))  # it has shut the lane, and knew nothing of the call
 
     def _mishap(self, delivery: Delivery, event: str, **facts: object) -> list[Outcome]:
         """A bug of the courier's: mail waits for it to be mended."""
@@ -536,6 +547,8 @@ class Dispatcher:
         outcomes: Sequence[Outcome],
         now: float,
         began: float,
+        *,
+        old: bool,
     ) -> list[Settlement]:
         # what we cut off ourselves says nothing about the destination
         stopped = self._phase is Phase.STOPPED
@@ -543,6 +556,8 @@ class Dispatcher:
         retry_at, excused = now, False
         if not stopped:
             retry_at, excused = self._lessons.learn(lane, epoch, delivery, outcomes, now, began)
+            if old:  # it was to be tried again meanwhile
+                retry_at = retry_at or now
             if lane.direct and (self._origins.counting or outcomes[0].reply.code >= 300):
                 self._origins.heard(delivery, outcomes)
             if self.foresight.waiting:
@@ -706,8 +721,17 @@ def _with_some(
 
 
 def _ours_to_mend(lane: Lane) -> bool:
-    """It is down for what is configured here: a source without its address, or undefined."""
-    return lane.trouble is not None and lane.trouble.reply.status == NOT_CONFIGURED
+    """It waits for what is configured here: a next hop that has a name, also behind `direct`.
+
+    Direct mail waits for a source that has its address, or is defined, or for the TLS demanded.
+    """
+    if lane.standing is not Standing.DOWN:
+        return bool(lane.unserved) and not lane.direct
+    return (
+        not lane.direct
+        or lane.around is not None
+        or (lane.trouble is not None and lane.trouble.of_our_set_up)
+    )
 
 
 def _as_hoped(settlements: Sequence[Settlement]) -> bool:

@@ -246,6 +246,8 @@ class Lessons:
 
     def _lives(self, lane: Lane, trouble: Outcome, now: float, *, fresh: bool) -> bool:
         """Whether others of ours are served, or were lately, so that it is no use to wait long."""
+        if trouble.of_our_set_up:
+            return False  # who is served has an older connection
         lately = 0.0 <= now - lane.proved_at < _LATELY
         if asks_for_less(trouble):
             return lately or lane.in_flight > 0

@@ -580,6 +580,7 @@ class Scheduler:
                 if earliest > now + self._longest():
                     earliest = now  # the clock was set back since that was written
                 if retry and earliest <= now:
+                    self.lane(destination).called += 1
                     self.retry([destination])
                 else:
                     self._queue.due_at(self.lane(destination), earliest)

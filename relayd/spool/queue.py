@@ -91,6 +91,7 @@ class Lane:
         "_loaded",
         "alarm",
         "around",
+        "called",
         "destination",
         "direct",
         "epoch",
@@ -132,6 +133,7 @@ class Lane:
         self.unserved: Unserved = _NONE_UNSERVED
         self.impatient = False  # what waits for later is due as well, as long as it is taken
         self.epoch = 0  # counts the lessons: a delivery that began before one knows nothing of it
+        self.called = 0  # counts the calls to try again: an attempt that began before one is old
         self.more = False  # the table may hold more that is due now
         self.next_due = NEVER  # when something else in the table falls due, as far as known
         self.gone: set[Key] | None = None  # not None: a look at the table is under way

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -31,6 +31,7 @@ from tests.unit.relay.fakes import (
     BUSY,
     DEAD,
     DELIVERED,
+    DENIED,
     REFUSED,
     TOO_FAST,
     TOO_MANY,
@@ -975,6 +976,117 @@ class Operator(TestCase):
         while world.table.steps:
             world.table.step()
         self.assertEqual(world.courier.started, [])
+
+
+class Mended(TestCase):
+    """Somebody mends what is in the way while an attempt is under way that knows nothing of it."""
+
+    NO_ADDRESS = postponed("4.3.5", "Source bulk: 192.0.2.2 is no address of this host")
+    UNDEFINED = postponed("4.3.5", "Next hop sink is not defined")
+    NO_SECRET = postponed("4.3.5", "Login isp: the secret is not there any more")
+    NO_TLS = postponed("4.7.4", "TLS (verify) is not met by mx.example: not offered")
+
+    def ends(self, queue: str, trouble: Outcome, mended: Callable[[World], None]) -> World:
+        """An attempt that begins before it is mended and ends after that."""
+        world = World()
+        world.ident += 1
+        world.dispatcher.accept(
+            *world.table.add(
+                a_message(world.ident, [a_recipient("bob@example.com", queue)], received_at=1e6)
+            )
+        )
+        mended(world)
+        world.courier.finish(trouble)
+        world.clock.advance(1)
+        return world
+
+    def test_a_reload_is_not_lost_on_what_began_before_it(self) -> None:
+        for queue, trouble in (
+            ("direct from bulk", self.NO_ADDRESS),
+            ("direct", self.NO_TLS),
+            ("sink", DEAD),
+            ("sink", self.UNDEFINED),
+            ("sink", self.NO_SECRET),
+            ("sink", DENIED),
+        ):
+            with self.subTest(queue=queue, trouble=str(trouble.reply)):
+                world = self.ends(queue, trouble, reload)
+                self.assertEqual(len(world.courier.under_way), 1)
+                # it was in vain: now it waits
+                world.courier.finish(trouble)
+                world.clock.advance(30)
+                self.assertEqual(world.courier.under_way, [])
+
+    def test_an_address_that_is_back_before_the_attempt_without_it_is_over(self) -> None:
+        world = self.ends(
+            "direct from bulk",
+            self.NO_ADDRESS,
+            lambda world: world.dispatcher.source_is_back("bulk"),
+        )
+        self.assertEqual(len(world.courier.under_way), 1)
+
+    def test_another_source_s_address_is_nothing_to_it(self) -> None:
+        world = self.ends(
+            "direct from bulk", self.NO_ADDRESS, lambda world: world.dispatcher.source_is_back("x")
+        )
+        self.assertEqual(world.courier.under_way, [])
+
+    def test_the_operator_s_retry_while_the_probe_before_it_is_under_way(self) -> None:
+        world = World()
+        world.accept()
+        world.courier.finish(DEAD)
+        world.wait(60)
+        waiting = world.accept()
+        self.assertEqual(len(world.courier.under_way), 1)
+        world.dispatcher.changed("retry", [(waiting, 0)])
+        world.clock.advance(1)
+        world.courier.finish(DEAD)
+        self.assertEqual(len(world.courier.under_way), 1)
+
+    def test_a_reload_with_many_under_way_is_one_more_probe(self) -> None:
+        world = World()
+        for _ in range(20):
+            world.accept()
+        many = len(world.courier.under_way)
+        reload(world)
+        for _ in range(many):
+            world.courier.finish(DEAD)
+        self.assertEqual(len(world.courier.under_way), 1)
+        world.courier.finish(DEAD)
+        self.assertEqual(world.courier.under_way, [])
+
+    def test_a_direct_domain_that_is_dead_is_not_asked_because_of_a_reload(self) -> None:
+        self.assertEqual(self.ends("direct", DEAD, lambda world: None).courier.under_way, [])
+        world = World()
+        world.mail_to("dead.test")
+        world.courier.finish(DEAD)
+        reload(world)
+        self.assertEqual(world.courier.under_way, [])
+
+    def test_tls_that_is_not_demanded_any_more(self) -> None:
+        world = World()
+        world.mail_to("plain.test")
+        world.courier.finish(self.NO_TLS)
+        world.clock.advance(1)
+        self.assertEqual(world.courier.under_way, [])
+        reload(world)
+        self.assertEqual(len(world.courier.under_way), 1)
+
+    def test_an_address_that_is_gone_is_no_connection_that_was_lost(self) -> None:
+        """Others go by older connections: the lane is down all the same, and so is woken."""
+        world = World()
+        for _ in range(3):
+            world.mail_to("busy.test")
+        world.courier.finish(DELIVERED)
+        world.courier.finish(self.NO_ADDRESS)
+        (lane,) = world.dispatcher.lanes()
+        self.assertIs(lane.standing, Standing.DOWN)
+
+
+def reload(world: World) -> None:
+    """The settings are read again."""
+    dispatcher = world.dispatcher
+    dispatcher.apply(dispatcher._retry_policy, dispatcher._limits)
 
 
 class Stopping(TestCase):

@@ -394,6 +394,15 @@ class Blocks(TestCase):
         world.wait(30, step=1)
         self.assertEqual(len(world.table.ended), 10)
 
+    def test_a_reload_that_mends_the_other_way_is_tried_at_once(self) -> None:
+        world = Far()
+        world.mail("a.big", "direct, via isp")
+        world.courier.finish(DEAD)  # both
+        world.clock.advance(1)
+        self.assertEqual(world.under_way, 0)
+        world.dispatcher.apply(world.dispatcher._retry_policy, world.dispatcher._limits)
+        self.assertEqual(world.under_way, 1)
+
     def test_the_other_way_keeps_its_own_pace(self) -> None:
         world = Far(BIG + "next-hop isp smtp isp.example\npace via isp rate 60/1m\n")
         world.mail("1.big", "direct,isp")
