@@ -77,6 +77,7 @@ class Dispatcher:
         limits: RelayLimits | None = None,
         sites: Sites | None = None,
         suspensions: Suspensions | None = None,
+        origins: Origins | None = None,
         strangers: Strangers | None = None,
         now: Callable[[], float] = time.time,
         random: Callable[[], float] = default_random.random,
@@ -142,7 +143,7 @@ class Dispatcher:
         )
         self._quiet: Deferred[None] | None = None
         self._keeping: IDelayedCall | None = None
-        self._origins = Origins(log, now, random)
+        self._origins = origins or Origins(log, now, random)
         self.foresight = Foresight(log)
         self._seeking: set[Deferred[tuple[SendingSite, ...]]] = set()
 
@@ -486,6 +487,8 @@ class Dispatcher:
                 until = [None if each is None else (each.until, each.outcome) for each in by]
                 await self._put_off(lane, delivery, shares, until)
                 return
+        if self._origins.shared and lane.direct:
+            self._origins.ask_others()
         if self._origins.slowed and lane.direct:
             turn = self._origins.turn_of(delivery)
             if turn is not None:

@@ -68,6 +68,7 @@ from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
 from relayd.relay.keptreports import KeptReports
+from relayd.relay.origins import begin_anew
 from relayd.rules.language.model import TableDef
 from relayd.rules.tables.snapshot import FOLDER as SNAPSHOTS
 from relayd.service.configthread import aside
@@ -477,6 +478,7 @@ class Relayd(MultiService):
         try:
             spool.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire()
+            begin_anew(spool)
             super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
             factory = ControlFactory(self._reactor, self._commands, self._log)
             self._control = listen(self._reactor, self._settings.control, factory)

@@ -55,6 +55,7 @@ from relayd.relay.https import Https
 from relayd.relay.logins import Logins
 from relayd.relay.lostaddresses import LostAddresses
 from relayd.relay.mailboxes import MailboxVerification
+from relayd.relay.origins import Origins
 from relayd.relay.protection import Protection
 from relayd.relay.resolve import Directory
 from relayd.relay.route import route
@@ -438,6 +439,13 @@ class Gateway(Service):
             report_held=reports.show,
             sites=sites,
             suspensions=self.suspensions,
+            origins=Origins(
+                self._log,
+                time.time,
+                random.random,
+                counters=self._sessions,
+                folder=settings.spool,
+            ),
             strangers=self._strangers,
         )
         self.lost_addresses.told.append(dispatcher.source_is_back)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.message import Record
 from relayd.mail.outcome import Meaning, Outcome
 from relayd.mail.reply import Reply
+from relayd.relay.origins import Origins, begin_anew
+from relayd.shared.counters import SharedCounters, shared_memory
 from tests.support import TestCase
 from tests.unit.relay.fakes import a_message, a_recipient
 from tests.unit.relay.test_sites import SAID, Far
@@ -18,8 +23,13 @@ SPAM = Outcome(Reply.of(550, "5.7.1", "low reputation"), "mx1.big.test", meaning
 
 
 class Forwarder(Far):
-    def __init__(self) -> None:
+    def __init__(
+        self, *, counters: SharedCounters | None = None, folder: Path | None = None
+    ) -> None:
         super().__init__()
+        self.dispatcher._origins = Origins(
+            self.log, self.clock.seconds, lambda: 0.5, counters=counters, folder=folder
+        )
         self.courier.reply = lambda record: SPAM if self.spam(record) else SAID
 
     def spam(self, record: Record) -> bool:
@@ -42,6 +52,101 @@ class Forwarder(Far):
         """By the address that was forwarded; not the reports."""
         locals_ = (each.record.recipient.original.local for each in self.table.ended.values())
         return Counter(local for local in locals_ if local.startswith("club"))
+
+
+class Workers(TestCase):
+    """Each hears a part of the words, and all of them count."""
+
+    def setUp(self) -> None:
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        descriptor = shared_memory(2)
+        self.addCleanup(os.close, descriptor)
+        self.worlds = tuple(
+            Forwarder(counters=SharedCounters(descriptor, 2, row), folder=self.folder)
+            for row in range(2)
+        )
+
+    def wait(self, seconds: float) -> None:
+        for world in self.worlds:
+            world.clock.advance(seconds)
+
+    def test_the_one_of_fifty_is_found_after_as_many_words_as_by_one_worker(self) -> None:
+        alone = Forwarder()
+        for _ in range(8):
+            for number in range(50):
+                alone.forward(number)
+        for _ in range(4):
+            for world in self.worlds:
+                for number in range(50):
+                    world.forward(number)
+        self.assertEqual(alone.ended["club7"], 5)
+        self.assertEqual(sum(world.ended["club7"] for world in self.worlds), 5)
+        for world in self.worlds:
+            self.assertEqual(world.log.notices, ["origin slowed"])
+            ended = world.ended
+            del ended["club7"]
+            self.assertEqual(set(ended.values()), {4})
+            self.assertEqual(list(world.sites.gated()), [])
+
+    def test_a_worker_that_has_heard_nothing_slows_it_too(self) -> None:
+        one, other = self.worlds
+        for _ in range(6):
+            one.forward(7)
+        self.assertEqual(one.ended["club7"], 5)
+        for _ in range(3):
+            other.forward(7)
+            other.forward(8)
+        self.assertEqual(other.ended, {"club8": 3})
+
+    def test_what_another_one_delivers_well_counts_for_it(self) -> None:
+        one, other = self.worlds
+        one.forward(7)
+        other.spam = lambda record: False  # type: ignore[method-assign]
+        for _ in range(50):
+            other.forward(7)
+        for _ in range(9):
+            one.forward(7)
+        self.assertEqual((one.ended["club7"], one.log.notices), (10, []))
+
+    def test_a_worker_that_begins_later_knows_who_is_slowed(self) -> None:
+        one, other = self.worlds
+        for _ in range(6):
+            one.forward(7)
+        origins = other.dispatcher._origins
+        later = Forwarder(counters=origins._counters, folder=self.folder)
+        later.forward(7)
+        self.assertEqual(later.ended, {})
+
+    def test_when_it_is_clean_it_goes_freely_again_at_both(self) -> None:
+        for world in self.worlds:
+            for _ in range(20):
+                world.forward(7)
+        for world in self.worlds:
+            world.spam = lambda record: False  # type: ignore[method-assign]
+        for _ in range(3600):
+            self.wait(5)
+        self.assertEqual([world.table.rows for world in self.worlds], [{}, {}])
+
+    def test_it_begins_anew_with_a_restart(self) -> None:
+        one, _ = self.worlds
+        for _ in range(6):
+            one.forward(7)
+        begin_anew(self.folder)
+        descriptor = shared_memory(2)
+        self.addCleanup(os.close, descriptor)
+        again = Forwarder(counters=SharedCounters(descriptor, 2, 0), folder=self.folder)
+        for _ in range(6):
+            again.forward(7)
+        self.assertEqual(again.ended["club7"], 5)
+
+    def test_a_disk_in_trouble_leaves_each_its_own_count(self) -> None:
+        nowhere = self.folder / "nowhere"
+        world = Forwarder(counters=self.worlds[0].dispatcher._origins._counters, folder=nowhere)
+        for _ in range(6):
+            world.forward(7)
+        self.assertEqual(world.ended["club7"], 5)
 
 
 class Blamed(TestCase):
