@@ -18,6 +18,7 @@ enough says so to those, and each of them stays a little lower.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 SLOWEST = 1 / 60.0  # messages a second
 RISE = 1.1
@@ -48,8 +49,8 @@ class LearntRate:
     """The rate of one place. Times are seconds since the epoch; `random` is in [0, 1)."""
 
     __slots__ = (
-        *("_busy", "_changed_at", "_credit", "_full", "_heard_at", "_held", "_hold", "_known"),
-        *("_last", "_next", "_random", "_refused_at", "_silent", "_since", "_taken"),
+        *("_before", "_busy", "_changed_at", "_credit", "_full", "_heard_at", "_held", "_hold"),
+        *("_known", "_last", "_next", "_random", "_refused_at", "_silent", "_since", "_taken"),
         *("_too_much", "pinned", "rate", "resume_at"),
     )
 
@@ -74,6 +75,7 @@ class LearntRate:
         self._last = 0.0
         self._known = False  # that it began with a refusal
         self._busy = True  # there was mail enough all the time
+        self._before: tuple[Any, ...] | None = None  # the one before, until this one says something
 
     @property
     def active(self) -> bool:
@@ -136,8 +138,11 @@ class LearntRate:
         if self._began_before(began, now):
             return False
         if not self._full:
-            self._too_much = self.rate
-            self._full, self._silent = now, False
+            self._full = now
+            if self._before is not None and self._taken < _MESSAGES:
+                self._go_on(self._before)
+            else:
+                self._too_much, self._silent = self.rate, False
             self.rate = max((self.rate or self._lately(now) or _OPENING) / 2, SLOWEST)
         else:
             self._silent = True
@@ -185,11 +190,23 @@ class LearntRate:
     def _begin(self, now: float, *, known: bool) -> None:
         """A new cycle."""
         self._since, self._taken, self._known, self._busy = now, 0, known, True
+        self._before = None
+
+    def _go_on(self, before: tuple[Any, ...]) -> None:
+        """The one before was not over: others have taken what had come free."""
+        taken = self._taken
+        self._since, self._taken, self._known, self._busy, *rest = before
+        self._silent, self._too_much, self._held, self._hold = rest
+        self._taken += taken
 
     def _takes_again(self, now: float) -> None:
         """The cycle is over: what is enough?"""
         asked = max(self.resume_at, self._refused_at)  # or a little later: there may be no mail
         enough = self._lately(min(now, 2 * asked - self._refused_at + 1))
+        before = (
+            *(self._since, self._taken, self._known, self._busy),
+            *(self._silent, self._too_much, self._held, self._hold),
+        )
         refused, held = self._too_much, self._held
         if self._silent and self._taken:
             self._stay(enough)
@@ -205,6 +222,7 @@ class LearntRate:
             self._stay(refused / RISE)
         self._full = 0.0
         self._begin(now, known=True)
+        self._before = before
 
     def _stay(self, rate: float) -> None:
         self._held, self._hold = max(rate, SLOWEST), _HOLD

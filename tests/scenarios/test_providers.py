@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import smtplib
 import subprocess
 import threading
 import time
@@ -212,6 +214,51 @@ class Providers(Scenario):
         well.wait(2, 20)
         refused = relay.ctl("suspend", "--provider", "bigg", "--for", "1h", check=False)
         self.assertIn('no provider bigg; did you mean "big"?', refused.stderr)
+
+    def test_of_fifty_forward_rules_the_one_that_brings_spam_is_slowed_alone(self) -> None:
+        self.check_blame(1)
+
+    def test_of_fifty_forward_rules_two_workers_find_the_one_as_soon(self) -> None:
+        self.check_blame(2)
+
+    def check_blame(self, workers: int) -> None:
+        count = []
+
+        def script(asked: Asked) -> str | None:
+            if asked.stage != "rcpt" or not asked.argument.startswith("bob7@"):
+                return None
+            count.append(asked)
+            return "550 5.7.1 Our system has detected the very low reputation of this mail"
+
+        sinks = [self.sink("192.0.2.10", script), self.sink("192.0.2.11", script)]
+        forwards = "".join(
+            f"forward club{each}@gw.example -> bob{each}@d{each % DOMAINS}.example\n"
+            for each in range(50)
+        )
+        relay = self.relay(
+            "provider google mx .big.example\naccept from 192.0.2.0/24\n"
+            f"accept to @gw.example\n{forwards}route any direct\n",
+            workers=workers,
+        )
+        rounds = 8
+        for _ in range(rounds):
+            for each in range(50):
+                with contextlib.suppress(smtplib.SMTPException), relay.session() as session:
+                    to = [f"club{each}@gw.example"]
+                    session.sendmail("ann@out.example", to, b"Subject: x\r\n\r\nx\r\n")
+        wait_until(
+            lambda: sum(len(sink.arrived) for sink in sinks) >= 49 * rounds, "all of the others"
+        )
+        (found,) = self.status(relay, "blame")["origins"]
+        self.assertEqual(found["origin"], "forward club7@gw.example")
+        self.assertGreater(found["rate"], 0)
+        self.assertIn("forward club7@gw.example", relay.ctl("blame").stdout)
+        self.assertEqual(self.status(relay, "pace")["sites"], [])
+        wait_until(lambda: "Slowed (forward club7" in relay.ctl("queue").stdout, "the reason")
+        waiting = {each["original"] for row in relay.queue() for each in row["recipients"]}
+        self.assertEqual(waiting, {"club7@gw.example"})
+        # five, and what the pace of three a minute lets go meanwhile
+        self.assertLessEqual(len(count), 7)
 
     def test_each_source_says_its_own_name_in_its_own_family(self) -> None:
         one, six, well = self.sink("192.0.2.10"), self.sink("2001:db8::26"), self.sink("192.0.2.12")

@@ -97,15 +97,22 @@ def run(
     takes: Callable[[float], bool],
     start: float,
     seconds: float,
+    *,
+    trip: float = 0.5,
+    little: float = 0.0,
 ) -> tuple[list[float], list[float]]:
-    """Each sends all that may go, half a second each, a few at a time: taken, refused."""
+    """Each sends all that may go, half a second each, a few at a time: taken, refused.
+
+    `trip`: other seconds; `little`: all but the first have only so many a second.
+    """
     most = 40
     taken, refused = [], []
     under_way: list[deque[float]] = [deque() for _ in rates]
+    sent = [0] * len(rates)
     for tick in range(int(seconds * 20)):
         now = start + tick / 20
-        for rate, mine in zip(rates, under_way, strict=True):
-            while mine and now - mine[0] >= 0.5:
+        for number, (rate, mine) in enumerate(zip(rates, under_way, strict=True)):
+            while mine and now - mine[0] >= trip:
                 began = mine.popleft()
                 if takes(now):
                     rate.took(now, began)
@@ -114,6 +121,9 @@ def run(
                     rate.slower(now, began)
                     refused.append(now)
             while len(mine) < most and rate.opens_at(now) <= now:
+                if number and little and sent[number] > little * (now - start):
+                    break
+                sent[number] += 1
                 rate.started(now)
                 mine.append(now)
     return taken, refused
@@ -174,6 +184,44 @@ class Settles(unittest.TestCase):
                             rates = company(workers, random.Random(seed).random)
                             run(rates, place.takes, 1000.0, 120)
                             self.check(rates, place.takes, per_minute, 1120.0)
+
+    def test_by_two_workers_of_which_one_has_little_mail(self) -> None:
+        for per_minute in (300, 480):
+            for place in (
+                Bucket(per_minute, per_minute / 12),
+                Sliding(per_minute, 60),
+                Fixed(per_minute, 60),
+            ):
+                with self.subTest(place=type(place).__name__, per_minute=per_minute):
+                    rates = company(2, random.Random(1).random)
+                    little = per_minute / 600
+                    run(rates, place.takes, 1000.0, 120, trip=0.05, little=little)
+                    run(rates, place.takes, 1120.0, 60, trip=0.05, little=little)
+                    at = 1180.0
+                    taken, refused = run(rates, place.takes, at, 240, trip=0.05, little=little)
+                    self.assertGreaterEqual(len(taken), 4 * 0.9 * per_minute)
+                    self.assertLess(len(refused), 0.02 * (len(taken) + len(refused)))
+
+    def test_what_others_took_the_room_for_is_no_limit(self) -> None:
+        """It takes one after it was full, and is full again: that is no measure of anything."""
+        rate = LearntRate(lambda: 0.5)
+        now = 1000.0
+        for _ in range(2):
+            rate.slower(now, now)
+            for _ in range(300):
+                now += 0.2
+                rate.took(now, now)
+            now += 0.2
+        held = rate._held
+        self.assertGreater(held, 4)
+        for _ in range(5):
+            rate.slower(now, now)
+            rate.slower(now + 1.5, now + 1.5)
+            now += 3
+            rate.took(now, now)
+            now += 0.1
+        rate.took(now, now)
+        self.assertGreater(rate._held, held / 2)
 
     def test_by_two_workers_that_are_started_anew(self) -> None:
         for seed in range(2):
