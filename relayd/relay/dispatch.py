@@ -449,6 +449,7 @@ class Dispatcher:
         It is no attempt.
         """
         message, now = delivery.message, self._now()
+        ended = self._suspensions.ended if self._suspensions is not None else 0
         settlements = [
             judge(
                 *(message, record, why, self._retry_policy),
@@ -464,7 +465,10 @@ class Dispatcher:
         self._log.attempted(message, settlements, 0.0)
         if self._first.open:
             settlements = [*await self._first.heard(delivery, settlements)]
-        self._done(lane, delivery, await self._settle(message, settlements))
+        recorded = await self._settle(message, settlements)
+        if self._suspensions is not None and self._suspensions.ended != ended:
+            lane.impatient = lane.more = True  # it may go on; who looked for it came too early
+        self._done(lane, delivery, recorded)
 
     # one delivery
 
@@ -500,9 +504,8 @@ class Dispatcher:
                 hop = hop.around
                 held = self._suspensions and self._suspensions.of_way_around(lane.destination)
                 if held:
-                    await self._put_off(
-                        lane, delivery, shares, [(held.until, held.outcome)] * count
-                    )
+                    until = [(held.until, held.outcome)] * count
+                    await self._put_off(lane, delivery, shares, until)
                     return
         elif nowhere is not None and isinstance(hop, Hop):
             hop = nowhere

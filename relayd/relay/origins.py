@@ -178,7 +178,7 @@ class Origins:
 
     def _slow(self, origin: _Origin) -> LearntRate:
         origin.rate = LearntRate(self._random)
-        origin.rate.rate = _FIRST
+        origin.rate.rate = _FIRST / (1 if self._counters is None else self._counters.rows)
         self.slowed = True
         self._log.notice(
             "origin slowed",

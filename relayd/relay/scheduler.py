@@ -462,9 +462,9 @@ class Scheduler:
             self.line_up(lane)  # a slot has to come free first
 
     async def _look(self, lane: Lane, asked: int) -> None:
-        now = self._now()
+        now, impatient = self._now(), lane.impatient
         try:
-            longest = 0.0 if lane.impatient else self._longest()
+            longest = 0.0 if impatient else self._longest()
             found = await self._shelf.due(lane.destination, now, asked, longest=longest)
         except Exception as error:
             self._queue.abandon_look(lane)
@@ -473,7 +473,7 @@ class Scheduler:
         finally:
             self._looks -= 1
             self._call_up(self._to_look)
-        if len(found) < asked:
+        if impatient and len(found) < asked:
             lane.impatient = False
         complete = self._queue.end_look(lane, found, asked, self.slots(lane))
         self._remember_trouble(lane)

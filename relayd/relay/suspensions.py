@@ -80,6 +80,7 @@ class Suspensions:
         self._log = log
         self._now = now
         self._known: dict[tuple[str, str], Suspension] = {}
+        self.ended = 0  # how many an operator has, before their time
         self.of_messages = False  # some are not a matter of lanes alone
         self.told: list[Callable[[], None]] = []
 
@@ -120,6 +121,7 @@ class Suspensions:
         for one in ended:
             del self._known[one.kind, one.whom]
         self._kept_or(before)
+        self.ended += len(ended)
         return ended
 
     def begin(self, found: Mapping[str, Any]) -> None:
@@ -229,7 +231,7 @@ def _folded(kind: str, whom: str) -> str:
         return whom
     if kind == DESTINATION:
         with contextlib.suppress(AddressError):
-            return fold_domain(whom.removeprefix("@"))
+            return fold_domain(whom.removeprefix("@").removesuffix("."))
     if kind == SENDER:
         return _sender(whom)
     return whom.lower()

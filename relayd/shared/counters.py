@@ -23,7 +23,7 @@ class SharedCounters:
         """`descriptor` is from `shared_memory` (inherited); `row` is this worker's number."""
         self._memory = mmap.mmap(descriptor, rows * _WIDTH * _CELL)
         self._cells = memoryview(self._memory).cast("I")
-        self._rows = rows
+        self.rows = rows  # how many workers there are
         self._row = row
         self._bucket: dict[str, int] = {}
         self._spots: dict[str, int] = {}
@@ -37,7 +37,7 @@ class SharedCounters:
         """How many of this key the other workers have."""
         place = self._place(key)
         cells, own = self._cells, self._row
-        return sum(cells[row * _WIDTH + place] for row in range(self._rows) if row != own)
+        return sum(cells[row * _WIDTH + place] for row in range(self.rows) if row != own)
 
     def clear(self) -> None:
         """Forget this row: its worker has just started, or died."""
@@ -53,7 +53,7 @@ class SharedCounters:
         place = self._spot(key)
         cells, own = self._cells, self._row
         return max(
-            (cells[row * _WIDTH + place] for row in range(self._rows) if row != own), default=0
+            (cells[row * _WIDTH + place] for row in range(self.rows) if row != own), default=0
         )
 
     def _spot(self, key: str) -> int:

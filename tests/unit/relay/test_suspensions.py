@@ -56,7 +56,7 @@ class Lanes(TestCase):
     def test_a_domain_and_what_comes_later_until_the_time_is_up(self) -> None:
         world = Waiting()
         world.mail("a.example")
-        world.suspend("destination", "A.example")
+        world.suspend("destination", "A.example.")
         for _ in range(50):
             world.mail("a.example")
         world.mail("b.example")
@@ -71,6 +71,21 @@ class Lanes(TestCase):
         world.wait(60)
         self.assertEqual(world.went, 52)
         self.assertIs(world.lane("direct a.example").standing, Standing.OPEN)
+
+    def test_a_domain_however_it_is_spelt(self) -> None:
+        for whom, domain in (
+            ("[192.0.2.9]", "[192.0.2.9]"),
+            ("[IPv6:2001:DB8::9]", "[ipv6:2001:db8::9]"),
+            ("BÜCHER.example", "xn--bcher-kva.example"),
+            ("@XN--BCHER-KVA.example.", "bücher.example"),
+        ):
+            with self.subTest(whom=whom):
+                world = Waiting()
+                world.suspend("destination", whom)
+                world.mail(domain)
+                self.assertEqual(world.went, 0)
+                world.suspensions.resume("destination", whom.upper())
+                self.assertEqual(world.went, 1)
 
     def test_a_lane_that_is_not_there_yet(self) -> None:
         world = Waiting()
@@ -193,6 +208,22 @@ class Messages(TestCase):
         self.assertEqual(world.went, 1)
         world.wait(7300)
         self.assertEqual(world.went, 2)
+
+
+class Resumed(TestCase):
+    def test_what_is_being_put_off_just_then_goes_on_too(self) -> None:
+        """Whoever looks in the table for what it has put off comes a moment too early."""
+        world = Waiting()
+        world.suspend("sender", "@example.org")
+        world.table.slow = True
+        world.accept("isp")
+        self.assertEqual(world.went, 0)
+        world.suspensions.resume("sender", "@example.org")
+        for _ in range(20):
+            while world.table.steps:
+                world.table.step()
+            world.clock.advance(0.1)
+        self.assertEqual(world.went, 1)
 
 
 class NoAttempts(TestCase):
