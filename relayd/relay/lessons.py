@@ -101,6 +101,8 @@ class Lessons:
         meaning = trouble.meaning
         if not lane.direct or not all(map(asks_for_less, outcomes)):
             return None
+        if lane.around is not None and trouble.remote_mta.lower() not in site.exchangers:
+            return None  # the other way has said it, and not of what goes to the site
         if meaning is Meaning.BLOCKED:
             if lane.around is not None:
                 return None

@@ -24,7 +24,7 @@ from relayd.rules.ruleset import build
 from relayd.shared.counters import SharedCounters, shared_memory
 from relayd.spool.queue import Standing
 from tests.support import TestCase
-from tests.unit.relay.fakes import BUSY, DEAD, a_message, a_recipient
+from tests.unit.relay.fakes import BUSY, DEAD, TOO_FAST, TOO_MANY, a_message, a_recipient
 from tests.unit.relay.world import World
 from tests.unit.rules.test_grammar import parse
 
@@ -402,6 +402,38 @@ class Blocks(TestCase):
         self.assertEqual(world.under_way, 0)
         world.dispatcher.apply(world.dispatcher._retry_policy, world.dispatcher._limits)
         self.assertEqual(world.under_way, 1)
+
+    def test_what_the_other_way_says_is_no_word_of_the_provider(self) -> None:
+        """It wants less: the mail waits for moments, and not until the block may be over."""
+        for said in (TOO_MANY, TOO_FAST):
+            with self.subTest(said=str(said.reply)):
+                world = Far()
+                world.mail("1.big", "direct,isp")
+                self.blocked(world)
+                world.mail("1.big", "direct,isp")
+                world.courier.finish(said.but(remote_mta="isp.example"))
+                (site,) = world.sites.gated()
+                trouble = site.trouble
+                assert trouble is not None
+                self.assertEqual((site.refused, trouble.meaning), (1, Meaning.BLOCKED))
+                self.assertEqual(site.learnt.rate, 0.0)
+                world.courier.reply = lambda record: BY_ISP
+                world.wait(120, step=1)
+                self.assertEqual(len(world.table.ended), 2)
+
+    def test_the_other_way_blocked_as_well_waits_and_the_one_that_asks_is_let_go(self) -> None:
+        world = Far()
+        world.mail("1.big", "direct,isp")
+        no = postponed("4.7.1", "your address is on our list", code=421)
+        self.blocked(world, no.but(remote_mta="isp.example"))
+        for number in range(3):
+            world.mail(f"{number}.big", "direct,isp")
+        world.finish_all(no.but(remote_mta="isp.example"))
+        self.assertEqual(world.table.reports, [])
+        world.courier.reply = lambda record: SAID if world.hops[-1].domain else no
+        world.wait(3 * 3600.0)
+        self.assertEqual(len(world.table.ended), 4)
+        self.assertIn("provider takes our mail again", world.log.notices)
 
     def test_the_other_way_keeps_its_own_pace(self) -> None:
         world = Far(BIG + "next-hop isp smtp isp.example\npace via isp rate 60/1m\n")
