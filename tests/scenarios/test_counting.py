@@ -6,6 +6,7 @@ import json
 import smtplib
 import threading
 import time
+from collections import Counter
 
 from tests.scenarios.filterpeers import Policy
 from tests.scenarios.harness import Relayd, wait_until
@@ -22,6 +23,15 @@ defer   when over hourly "Slow down, please"
 accept  to @example.com
 expect  to info@example.com when over hourly -> defer
 expect  to held@example.com when over letters -> hold
+"""
+THREE = """\
+limit   each 30/1h per sender
+limit   net 160/1h per client
+limit   domain 152/1h per sender-domain
+defer   when over each
+defer   when over net
+defer   when over domain
+accept  to @example.com
 """
 GREY = """\
 defer   to @example.com when first-seen 2s
@@ -107,6 +117,54 @@ class LimitScenarios(Counting):
         wrong = relay.ctl("limits", "hurly", check=False)
         self.assertIn('did you mean "hourly"?', wrong.stderr)
         self.assertEqual(self.taken(relay, 2), 2)
+
+    def test_four_workers_keep_to_three_limits_at_once(self) -> None:
+        """Who is refused for one of them counts against none; an IPv6 /64 is one client."""
+        relay, _ = self.gateway(self.zone(), THREE, 4)
+        taken: Counter[str] = Counter()
+        refused: Counter[str] = Counter()
+
+        def session(number: int) -> None:
+            with relay.session() as client:
+                client.ehlo("client.example")
+                client.docmd("XCLIENT", f"ADDR=IPV6:2001:db8::{number + 1}")
+                client.ehlo("client.example")
+                for turn in range(50):
+                    sender = f"s{(number + turn) % 5}@a.example"
+                    client.mail(sender)
+                    code, _ = client.rcpt(f"bob{number}.{turn}@example.com")
+                    if code == 250:
+                        code, _ = client.data(b"Subject: x\r\n\r\nx\r\n")
+                        taken[sender] += 1
+                    else:
+                        refused[sender] += 1
+                        client.rset()
+
+        threads = [threading.Thread(target=session, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        self.assertEqual(sum(taken.values()) + sum(refused.values()), 400)
+        self.assertLessEqual(max(taken.values()), 30)
+        self.assertGreaterEqual(min(taken.values()), 29, taken)
+        relay.kill()
+        wait_until(lambda: not relay.greets(), "it is gone")
+        relay.start()
+        # 150 of 160 for the client, and of 152 for the domain
+        said = []
+        for number in range(12):
+            with relay.session() as client:
+                client.ehlo("client.example")
+                client.docmd("XCLIENT", f"ADDR=IPV6:2001:db8::{number + 99}")
+                client.ehlo("client.example")
+                client.mail(f"t{number}@a.example")
+                said.append(client.rcpt("bob@example.com")[0])
+                if said[-1] == 250:
+                    client.data(b"Subject: x\r\n\r\nx\r\n")
+        limits = json.loads(relay.ctl("limits", "domain", "--json").stdout)["limits"]
+        self.assertEqual(limits[0]["near"], [{"key": "a.example", "count": 152, "over": True}])
+        self.assertEqual(said, [250] * 2 + [451] * 10)
 
     def test_two_workers_hold_the_message_that_is_one_too_many(self) -> None:
         relay, _ = self.gateway(self.zone(), LIMITS, 2)
