@@ -2,8 +2,8 @@
 
 One worker, and two of them with a restart in the middle, each with providers of its own: after a
 minute it has come near; how near it stays is held by the simulations of
-tests/unit/relay/test_learntrate.py. The whole, with Debian's Postfix beside them, and with the
-figures, of which docs/sending.md has some:
+tests/unit/relay/test_learntrate.py. The whole, with Debian's Postfix beside them, prints the rows
+of the table in docs/sending.md:
 
     RELAYD_SETTLING=120 python -m tests.runner tests.scenarios.test_settling
 """
@@ -53,6 +53,11 @@ RULES = "".join(f"provider {name} mx .{name}.example\n" for name in ADDRESSES)
 RULES += "accept from 192.0.2.0/24\nroute any direct\n"
 
 
+ROWS = {
+    "one": "| relayd |",
+    "two": "| relayd, two workers, restarted after a minute |",
+    "postfix": "| Postfix 3.7 |",
+}
 THROTTLED = "421 4.7.28 Our system has detected an unusual rate of mail from your address"
 
 
@@ -208,17 +213,20 @@ class Settling(Scenario):
         beside = self.healthy(MEASURED)
         passed = time.monotonic() - then
         said, shares = [f"healthy: p99 {beside:.3f} s, alone {alone:.3f} s"], {}
+        rows = dict(ROWS)
         for name, provider in self.providers.items():
             taken, refused = provider.since(then)
             all_taken, all_refused = provider.since(0)
             rate, share = taken * 60 / passed / provider.a_minute, refused / max(taken + refused, 1)
             shares[name] = rate, share
+            cell = f"{rate:.2f} of it, refused {share:.1%}; {all_taken}, {all_refused}"
+            rows[name.partition("-")[0]] += f" {cell} |"
             said.append(
                 f"{name}: {rate:.3f} of it, refused {share:.2%};"
                 f" from the start {all_taken} taken, {all_refused} refused"
             )
         if WHOLE:
-            print("", *said, sep="\n")
+            print("", *said, *rows.values(), sep="\n")
         # before two minutes are over it may still be looking for it, with what was saved up;
         # tests/unit/relay/test_learntrate.py has how it goes on
         least, most = (0.88, 1.02) if WHOLE else (0.2, 1.25)  # it still learns

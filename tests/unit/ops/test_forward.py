@@ -152,6 +152,17 @@ class Forwarded(TestCase):
         self.assertEqual(sent, [{"answer": {"recipients": 7}}])
         self.assertEqual({request["by"] for _, request in self.asked}, {"root"})
 
+    async def test_what_only_one_worker_had_suspended_is_told_by_resume(self) -> None:
+        """The others had heard of it when that one did not answer."""
+        one = {"kind": "sender", "whom": "@a.example"}
+
+        def has(*found: dict[str, str]) -> Answer:
+            return lambda _: [{"answer": {"resumed": list(found)}}, {"done": True}]
+
+        commands = self.workers(has(), has(one), has())
+        sent = await self.run_(commands, command="resume", sender="@a.example")
+        self.assertEqual(sent, [{"answer": {"resumed": [one]}}])
+
     async def test_a_message_is_asked_of_its_own_worker_first_then_of_the_others(self) -> None:
         ident = ident_text(make_ident(1_700_000_000_000_000, 1))
         unknown: Answer = lambda _: [{"error": "no such message"}]  # noqa: E731
