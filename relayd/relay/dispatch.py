@@ -116,6 +116,7 @@ class Dispatcher:
             start=self._carry,
             longest=lambda: self._retry_policy.longest,
             made=self._made,
+            under_way=self._started,
         )
         self._lessons = Lessons(
             self._queue,
@@ -422,10 +423,21 @@ class Dispatcher:
         lane.located_at = self._now()
         return None
 
+    def _started(self, lane: Lane) -> set[int]:
+        """Those of a lane whose outcome is not recorded."""
+        destination = lane.destination
+        return {
+            number
+            for number, each in self._busy.items()
+            if each.records[0].recipient.destination == destination
+        }
+
     def _put_back(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         """It has to wait for its site, after all."""
         self._scheduler.landed(lane, shares)
         del self._busy[id(delivery)]
+        if lane.older:
+            lane.older.discard(id(delivery))
         if id(delivery) in self._disowned or self._phase is not Phase.RUNNING:
             self._disowned.discard(id(delivery))
             self._queue.release(lane, delivery)
@@ -697,6 +709,8 @@ class Dispatcher:
 
     def _done(self, lane: Lane, delivery: Delivery, recorded: Sequence[Settlement] | None) -> None:
         del self._busy[id(delivery)]
+        if lane.older:
+            lane.older.discard(id(delivery))
         disowned = id(delivery) in self._disowned
         if disowned:
             self._disowned.discard(id(delivery))

@@ -150,8 +150,10 @@ class Scheduler:
         start: Callable[[Lane, Delivery, Shares], Coroutine[Any, Any, None]],
         longest: Callable[[], float],
         made: Callable[[Lane], None] = lambda lane: None,
+        under_way: Callable[[Lane], set[int]] = lambda lane: set(),
     ) -> None:
         self.limits = limits
+        self._under_way = under_way  # deliveries of a lane that have started, by their ids
         self._made = made  # what is known of a lane by its name
         self.in_flight = 0
         self._clock = clock
@@ -378,7 +380,7 @@ class Scheduler:
                 self.arm(lane)
                 return
             self.probe(lane)
-        if lane.standing is Standing.PROBING and lane.held > lane.loaded:
+        if lane.standing is Standing.PROBING and lane.held - lane.outlived > lane.loaded:
             return  # something is in flight or being recorded, and comes back here
         shares = self._shares(lane)
         for share in shares:
@@ -417,6 +419,8 @@ class Scheduler:
         lane.standing = Standing.PROBING
         lane.epoch += 1
         lane.more = True
+        # these may hang for minutes: the probe does not wait for them
+        lane.older = self._under_way(lane) if lane.held > lane.loaded else None
 
     def _stand_by(self, lane: Lane, share: Share) -> None:
         """Wait for a slot of the share: who is loaded already first, if there is memory for it."""
@@ -443,7 +447,7 @@ class Scheduler:
         if lane.standing is Standing.OPEN:
             if lane.loaded >= lane.window:
                 return
-        elif lane.held:
+        elif lane.probed:
             return
         if self._looks >= self.limits.looks:
             if not lane.waits:
@@ -477,7 +481,7 @@ class Scheduler:
             lane.impatient = False
         complete = self._queue.end_look(lane, found, asked, self.slots(lane))
         self._remember_trouble(lane)
-        if lane.loaded or not lane.held:
+        if lane.loaded or not lane.probed:
             self.line_up(lane)
         self.pump()
         if complete:

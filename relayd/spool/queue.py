@@ -105,6 +105,7 @@ class Lane:
         "located_at",
         "more",
         "next_due",
+        "older",
         "pace",
         "probe_at",
         "proved_at",
@@ -134,6 +135,7 @@ class Lane:
         self.impatient = False  # what waits for later is due as well, as long as it is taken
         self.epoch = 0  # counts the lessons: a delivery that began before one knows nothing of it
         self.called = 0  # counts the calls to try again: an attempt that began before one is old
+        self.older: set[int] | None = None  # of those held, who began before the probe: ids
         self.more = False  # the table may hold more that is due now
         self.next_due = NEVER  # when something else in the table falls due, as far as known
         self.gone: set[Key] | None = None  # not None: a look at the table is under way
@@ -158,7 +160,17 @@ class Lane:
         """How many deliveries may be in flight at a time."""
         if self.standing is Standing.OPEN:
             return self.window
-        return 1 if self.standing is Standing.PROBING else 0
+        return 1 + self.outlived if self.standing is Standing.PROBING else 0
+
+    @property
+    def outlived(self) -> int:
+        """How many began before the probe, and are held still."""
+        return len(self.older) if self.older else 0
+
+    @property
+    def probed(self) -> bool:
+        """Something is held that may be the probe, or is it."""
+        return self.held > self.outlived
 
     @property
     def wake_at(self) -> float:
@@ -419,7 +431,7 @@ class Queue:
             for delivery in deliveries(message, fresh):
                 octets = weight(delivery)
                 if lane.standing is Standing.DOWN or (
-                    (lane.standing is Standing.PROBING and lane.held)
+                    (lane.standing is Standing.PROBING and lane.probed)
                     or not self._room(lane, octets, slots)
                 ):
                     lane.more = True

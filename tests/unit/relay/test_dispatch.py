@@ -1055,6 +1055,29 @@ class Mended(TestCase):
         world.courier.finish(DEAD)
         self.assertEqual(world.courier.under_way, [])
 
+    def test_a_probe_does_not_wait_for_a_connection_that_hangs(self) -> None:
+        """Its reply went to an address that is gone: it ends in minutes."""
+        for queue, trouble in (("direct from bulk", self.NO_ADDRESS), ("sink", DEAD)):
+            with self.subTest(queue=queue):
+                world = World()
+                for _ in range(3):
+                    world.accept(queue)
+                world.courier.finish(trouble, 1)  # the others hang
+                (lane,) = world.dispatcher.lanes()
+                self.assertIs(lane.standing, Standing.DOWN)
+                reload(world)
+                world.clock.advance(1)
+                self.assertEqual(len(world.courier.under_way), 3)
+                world.accept(queue)
+                self.assertEqual(len(world.courier.under_way), 3, "one probe")
+                world.courier.finish(DELIVERED, 0)  # of those, which says nothing
+                self.assertEqual(len(world.courier.under_way), 2)
+                world.courier.reply = lambda record: DELIVERED
+                world.courier.finish(DELIVERED, 1)  # the probe
+                world.courier.finish(DEAD)
+                world.wait(7200)
+                self.assertEqual(world.table.rows, {})
+
     def test_a_direct_domain_that_is_dead_is_not_asked_because_of_a_reload(self) -> None:
         self.assertEqual(self.ends("direct", DEAD, lambda world: None).courier.under_way, [])
         world = World()
