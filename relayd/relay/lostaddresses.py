@@ -45,10 +45,11 @@ class LostAddresses:
         self._there = there
         self._lost: dict[tuple[str, str], float] = {}  # source and address: since when
         self._looking: IDelayedCall | None = None
+        self._sources: Mapping[str, SourceAddress] | None = None  # of the rules of now; None: any
 
     def lost(self, source: SourceAddress, address: str) -> None:
         """A connection was to come from there."""
-        if (source.name, address) in self._lost:
+        if (source.name, address) in self._lost or not self._named(source.name, address):
             return
         self._lost[source.name, address] = self._now()
         self._log.trouble(
@@ -63,9 +64,15 @@ class LostAddresses:
 
     def apply(self, sources: Mapping[str, SourceAddress]) -> None:
         """New rules: what no source names any more is nobody's loss."""
+        self._sources = sources
         for name, address in list(self._lost):
-            if name not in sources or address not in sources[name].addresses:
+            if not self._named(name, address):
                 del self._lost[name, address]
+
+    def _named(self, name: str, address: str) -> bool:
+        """A source has it; an attempt that began before new rules may still look for another."""
+        sources = self._sources
+        return sources is None or (name in sources and address in sources[name].addresses)
 
     def documents(self) -> Iterator[dict[str, object]]:
         """For the operator."""

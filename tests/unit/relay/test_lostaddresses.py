@@ -52,6 +52,17 @@ class Lost(unittest.TestCase):
         self.clock.advance(LOOK)
         self.assertEqual((self.back, self.clock.getDelayedCalls()), ([], []))
 
+    def test_an_attempt_by_the_rules_before_finds_none_lost(self) -> None:
+        self.addresses.apply({"bulk": SourceAddress("bulk", ("192.0.2.11",), "bulk.example")})
+        self.addresses.lost(BULK, "192.0.2.10")
+        self.assertEqual((self.known(), self.log.troubles), ([], []))
+        self.addresses.apply({})
+        self.addresses.lost(BULK, "192.0.2.11")
+        self.assertEqual((self.known(), self.clock.getDelayedCalls()), ([], []))
+        self.addresses.apply({"bulk": BULK})
+        self.addresses.lost(BULK, "192.0.2.10")
+        self.assertEqual(self.known(), ["192.0.2.10"])
+
     def test_stopped_it_looks_no_more(self) -> None:
         self.addresses.lost(BULK, "192.0.2.10")
         self.addresses.stop()
