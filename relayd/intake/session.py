@@ -7,6 +7,7 @@ a connection watches a deadline that belongs to the phase, not to the last octet
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from socket import socket
 from typing import Any
@@ -104,6 +105,7 @@ class Session(Protocol):
         self._last_reply: Reply | None = None  # a 421 to be said after the commit
         self._pending: Pending[Any] | None = None  # the verdict that input waits for
         self._asked: Hold | None = None  # ... where it can be cancelled
+        self._counted = False  # as one of those that are there
         self._pumping = False
         self._share = 0  # lines and pieces of content left of this turn
         self._turn_ends = 0.0  # seconds of the reactor's clock
@@ -118,6 +120,7 @@ class Session(Protocol):
         """Greet."""
         self._wire = Wire(self.transport)
         self._service.sessions.add(self)
+        self._counted = True
         self._service.count(1)
         self.transport.registerProducer(self, True)
         self._deadlines.begin()
@@ -144,27 +147,43 @@ class Session(Protocol):
         self.transport.bufferSize = GULP if gulp else SIP
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """The session is over."""
-        if self._deadlines.phase is SessionPhase.HANDSHAKE:
-            self._end = f"handshake failed: {words(reason and reason.value)}"
-        if self._deadlines.phase is not _CLOSING:
-            self._take_leave()
-            self._deadlines.phase = _CLOSING
-        if self._pending is not None:
-            self._give_up()
-        if self._login is not None:
-            self._login.abandon()
-        self._reception.rollback()
-        self._deadlines.end()
-        if self._next_turn is not None:
-            self._next_turn.cancel()
-            self._next_turn = None
+        """The session is over.
+
+        What others count on it for comes first, and each on its own: whatever breaks here, for
+        want of memory, it is over.
+        """
         service = self._service
         service.sessions.discard(self)
-        service.admission.leave(self._reception.client.address)
+        try:
+            service.admission.leave(self._reception.client.address)
+        finally:
+            try:
+                self._let_go(reason)
+            finally:
+                self._deadlines.end()
+                if not service.sessions:
+                    service.on_empty()
+
+    def _let_go(self, reason: Failure | None) -> None:
+        """Of all that was under way for it."""
+        if self._deadlines.phase is SessionPhase.HANDSHAKE:
+            self._end = f"handshake failed: {words(reason and reason.value)}"
+        try:
+            if self._deadlines.phase is not _CLOSING:
+                self._deadlines.phase = _CLOSING
+                self._take_leave()
+        finally:
+            try:
+                if self._pending is not None:
+                    self._give_up()
+                if self._login is not None:
+                    self._login.abandon()
+            finally:
+                if self._next_turn is not None:
+                    self._next_turn.cancel()
+                    self._next_turn = None
+                self._reception.rollback()
         self._log_session(self._end)
-        if not service.sessions:
-            service.on_empty()
 
     def _log_session(self, end: str) -> None:
         self._reception.leave()
@@ -459,14 +478,20 @@ class Session(Protocol):
             asked.cancel()
 
     def _break_off(self, error: BaseException) -> None:
+        """Say 421 and close; where there is no memory for that, close."""
         self._failed(error)
-        self._dismiss(_BUG, "bug")
+        try:
+            self._dismiss(_BUG, "bug")
+        except Exception as again:
+            self._failed(again)
+            self.abort()
 
     def _failed(self, error: BaseException | None) -> None:
         """A bug, for the log: its name and place, for its words may hold the peer's secrets."""
-        self._service.intake.log.trouble(
-            "session failed", error=type(error).__name__, at=_place(error)
-        )
+        with suppress(MemoryError):
+            self._service.intake.log.trouble(
+                "session failed", error=type(error).__name__, at=_place(error)
+            )
 
     def _answer_failed(self, failure: Failure) -> None:
         """Better no word than a wrong one: the message may be ours."""
@@ -587,4 +612,6 @@ class Session(Protocol):
 
     def _take_leave(self) -> None:
         """Before the peer knows that it is over, and comes again; once."""
-        self._service.count(-1)
+        if self._counted:
+            self._counted = False
+            self._service.count(-1)

@@ -175,8 +175,12 @@ class LineLog:
         """Write what was gathered; app calls it once more at the very end."""
         lines = self._lines
         if lines:
-            self._lines = []
-            self._write("".join(lines).encode("utf-8", "backslashreplace"))
+            try:
+                text = "".join(lines).encode("utf-8", "backslashreplace")
+            finally:
+                # else nobody would ask for this again: `_put` asks with the first line only
+                lines.clear()
+            self._write(text)
 
     def line(self, event: str, *, trouble: bool, **facts: object) -> bytes:
         """A line for who writes it himself, at once; any thread may ask for it."""
@@ -202,7 +206,7 @@ class LineLog:
             before = f"{self._stamp}.{int((now - second) * 1000):03d}Z "
         gathered = self._lines
         if not gathered:
-            self._later(self.flush)
+            self._later(self.flush)  # first: where there is no memory for it, no line waits
         for line in lines:
             gathered.append(f"{before}{line}\n")
         if len(gathered) > MAX_BUFFERED:

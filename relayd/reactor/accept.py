@@ -48,6 +48,15 @@ class LeanConnection(Connection):
         protocol.connectionLost(DONE)
 
 
+    def abortConnection(self) -> None:
+        """Close in the next turn; at once where that cannot be asked for."""
+        try:
+            super().abortConnection()
+        except Exception:
+            tell()
+            self.connectionLost(DONE)
+
+
 class LeanServer(LeanConnection, Server):
     """One that came in."""
 
@@ -77,6 +86,7 @@ class LeanPort(Port):
             except MemoryError:
                 os.close(fd)  # nobody else would
                 raise
+            protocol = transport = None
             try:
                 if len(address) == 4 and address[3]:  # a scope is part of the address
                     address = (socket.getnameinfo(address, _NUMERIC)[0], *address[1:])
@@ -90,12 +100,36 @@ class LeanPort(Port):
                 protocol.makeConnection(transport)
             except Exception:
                 tell()  # others still find the door open
+                _turn_away(accepted, protocol, transport)
         port.numberAccepts = most + 20 if taken == most else max(1, taken)
+
+
+def _turn_away(accepted: socket.socket, protocol: Any, transport: Any) -> None:  # noqa: ANN401
+    """End a connection that came to nothing: its peer shall not wait, nor be counted on."""
+    fd = accepted.fileno()
+    try:
+        if transport is not None:
+            transport.connectionLost(DONE)
+        elif protocol is not None:
+            protocol.connectionLost(DONE)
+    except Exception:
+        tell()
+    if accepted.fileno() == fd >= 0:
+        if transport is not None:
+            forget(transport.reactor, fd)
+        accepted.close()
+
+
+def forget(reactor: Any, fd: int) -> None:  # noqa: ANN401 - Twisted has no types for its insides
+    """Watch a descriptor no more that is about to be closed; whatever is left of its transport."""
+    reactor._reads.discard(fd)
+    reactor._writes.discard(fd)
+    reactor._selectables.pop(fd, None)
 
 
 def tell() -> None:
     """Log what just broke, if there is memory for that; whoever has it goes on in any case."""
-    with suppress(MemoryError):
+    with suppress(Exception):
         log.err()  # type: ignore[no-untyped-call]  # Twisted's own
 
 

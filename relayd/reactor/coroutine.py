@@ -16,6 +16,9 @@ from typing import Any, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from relayd.reactor.accept import tell
+
+_NO_MEMORY = Failure(MemoryError())  # type: ignore[no-untyped-call]  # there may be none to make it
 T = TypeVar("T")
 Spawned = Coroutine[Deferred[Any], Any, None]
 Broken = Callable[[Failure], None]
@@ -101,17 +104,29 @@ def _go_on(result: object, coroutine: Spawned, broken: Broken, hold: Hold | None
             awaited = result.throwExceptionIntoGenerator(coroutine)  # type: ignore[no-untyped-call]
         else:
             awaited = coroutine.send(result)
+        if hold is not None:
+            hold.awaited = awaited
+        if type(awaited) is Awaited:
+            awaited.waiting = coroutine, broken, hold
+        else:
+            awaited.addBoth(_go_on, coroutine, broken, hold)
     except StopIteration:
         return
     except Exception:
-        broken(Failure())  # type: ignore[no-untyped-call]
-        return
-    if hold is not None:
-        hold.awaited = awaited
-    if type(awaited) is Awaited:
-        awaited.waiting = coroutine, broken, hold
-    else:
-        awaited.addBoth(_go_on, coroutine, broken, hold)
+        _broke(coroutine, broken)
+
+
+def _broke(coroutine: Spawned, broken: Broken) -> None:
+    """It hears of that whatever becomes of it, for somebody waits: for want of memory less."""
+    try:
+        failure = Failure()  # type: ignore[no-untyped-call]
+    except Exception:
+        failure = _NO_MEMORY
+    try:
+        coroutine.close()  # where nothing could be made of what it waits for
+        broken(failure)
+    except Exception:
+        tell()  # nor is it the fault of who has fired what it waited for
 
 
 def log_bug(log: Log, event: str, failure: Failure) -> None:

@@ -20,8 +20,9 @@ from typing import Any, Protocol
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import UnsupportedAddressFamily
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.main import installReactor
+from twisted.internet.main import CONNECTION_LOST, installReactor
 from twisted.internet.protocol import Factory
+from twisted.internet.tcp import Connection
 
 from relayd.reactor.accept import LeanPort, tell
 
@@ -64,20 +65,35 @@ class LeanReactor(EPollReactor):
         """From any thread, or a handler of signals: the turn begins, if it has not."""
         waker: Any = self.waker
         if waker:
-            with suppress(BlockingIOError):  # there is something to read for it
+            try:
                 os.write(waker.o, b"x")
+            except (BlockingIOError, MemoryError):
+                return  # there is something to read for it, or no memory to say so
 
     def runUntilCurrent(self) -> None:
         """What other threads want, timers that are due, and what is to be done soon."""
+        queue: Any = self.threadCallQueue
+        for _ in range(len(queue)):  # with what is added meanwhile in the next turn
+            # forgotten first: Twisted's calls all of them again, where there is no memory to tell
+            # of one that broke
+            function, args, named = queue.pop(0)
+            try:
+                function(*args, **named)
+            except Exception:
+                tell()
+        if queue:
+            self.wakeUp()
         super().runUntilCurrent()
         soon = self._soon
         if soon:
-            for function, args in soon:  # with what is added meanwhile
-                try:
-                    function(*args)
-                except Exception:
-                    tell()
-            soon.clear()
+            try:
+                for function, args in soon:  # with what is added meanwhile
+                    try:
+                        function(*args)
+                    except Exception:
+                        tell()
+            finally:
+                soon.clear()
 
     def send_together(self) -> None:
         """What is written in a turn shall leave at its end.
@@ -91,9 +107,14 @@ class LeanReactor(EPollReactor):
     def doPoll(self, timeout: float | None) -> None:
         """Wait up to so many seconds (None: for ever) for events, and see to each of them."""
         if self.leaving:
-            for each in self.leaving:
-                each.flush()
-            self.leaving.clear()  # the list itself is known to those who put themselves there
+            try:
+                for each in self.leaving:
+                    try:
+                        each.flush()
+                    except Exception:
+                        tell()
+            finally:
+                self.leaving.clear()  # the list is known to those who put themselves there
         reactor: Any = self  # Twisted has no types for its insides
         selectables = reactor._selectables
         events = reactor._poller.poll(_FOR_EVER if timeout is None else timeout, len(selectables))
@@ -114,6 +135,7 @@ class LeanReactor(EPollReactor):
                     reactor._disconnectSelectable(selectable, over, True)
             except Exception:
                 tell()
+                self._again(fd, selectable)
 
     doIteration = doPoll
 
@@ -124,9 +146,50 @@ class LeanReactor(EPollReactor):
         that waits for its threads for ever: it serves nobody, and nobody starts another.
         """
         while self._started:
-            # Python says SystemError where it found no memory for a MemoryError
-            with suppress(MemoryError, SystemError):
+            # Python says SystemError where it found no memory for a MemoryError; no `suppress`,
+            # for there may be none for that either
+            try:
                 super().mainLoop()
+            except Exception:  # noqa: S110, SIM105 - as above; it is told of where it broke
+                pass
+
+    def _add(  # noqa: PLR0913 - as Twisted has it
+        self,
+        xer: Any,  # noqa: ANN401 - likewise
+        primary: set[int],
+        other: set[int],
+        selectables: dict[int, object],
+        event: int,
+        antievent: int,
+    ) -> None:
+        """Watch a descriptor, or leave no trace of it.
+
+        Twisted's notes that it is watched before it notes whose it is. Where there is no memory
+        for that its number stays behind, and nobody hears what comes to the next who gets it.
+        """
+        fd = xer.fileno()
+        if fd in primary:
+            return
+        known = fd in other
+        poller: Any = self._poller  # type: ignore[has-type]
+        try:
+            primary.add(fd)
+            selectables[fd] = xer
+            if known:
+                poller.modify(fd, event | antievent)
+            else:
+                poller.register(fd, event)
+        except BaseException:
+            primary.discard(fd)
+            if not known:
+                selectables.pop(fd, None)
+            raise
+
+    def _again(self, fd: int, selectable: object) -> None:
+        """Ending it broke, too: in the next turn it ends, and nothing more is read of it."""
+        if self._selectables.get(fd) is selectable and isinstance(selectable, Connection):
+            with suppress(MemoryError):
+                selectable.doRead = selectable.doWrite = _lost  # type: ignore[method-assign]
 
     def _stays(self, selectable: object, error: Exception) -> bool:
         """Who waits at a door, or has woken us, still does in the next turn: for want of memory
@@ -135,6 +198,10 @@ class LeanReactor(EPollReactor):
         if not isinstance(error, MemoryError):
             return False
         return selectable is self.waker or IListeningPort.providedBy(selectable)
+
+
+def _lost() -> Exception:
+    return CONNECTION_LOST
 
 
 def soon(reactor: Any) -> Callable[..., object]:  # noqa: ANN401 - as below
