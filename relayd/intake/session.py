@@ -152,38 +152,32 @@ class Session(Protocol):
         What others count on it for comes first, and each on its own: whatever breaks here, for
         want of memory, it is over.
         """
-        service = self._service
+        service, deadlines = self._service, self._deadlines
         service.sessions.discard(self)
         try:
             service.admission.leave(self._reception.client.address)
+            if deadlines.phase is SessionPhase.HANDSHAKE:
+                self._end = f"handshake failed: {words(reason and reason.value)}"
         finally:
             try:
-                self._let_go(reason)
-            finally:
-                self._deadlines.end()
-                if not service.sessions:
-                    service.on_empty()
-
-    def _let_go(self, reason: Failure | None) -> None:
-        """Of all that was under way for it."""
-        if self._deadlines.phase is SessionPhase.HANDSHAKE:
-            self._end = f"handshake failed: {words(reason and reason.value)}"
-        try:
-            if self._deadlines.phase is not _CLOSING:
-                self._deadlines.phase = _CLOSING
-                self._take_leave()
-        finally:
-            try:
+                if deadlines.phase is not _CLOSING:
+                    deadlines.phase = _CLOSING
+                    self._take_leave()
                 if self._pending is not None:
                     self._give_up()
                 if self._login is not None:
                     self._login.abandon()
             finally:
-                if self._next_turn is not None:
-                    self._next_turn.cancel()
-                    self._next_turn = None
-                self._reception.rollback()
+                try:
+                    if self._next_turn is not None:
+                        self._next_turn.cancel()
+                        self._next_turn = None
+                    self._reception.rollback()
+                finally:
+                    deadlines.end()
         self._log_session(self._end)
+        if not service.sessions:
+            service.on_empty()
 
     def _log_session(self, end: str) -> None:
         self._reception.leave()

@@ -99,36 +99,37 @@ class Output:
     def _run(self) -> None:
         while True:
             try:
-                self._write_what_waits()
+                self._write_for_ever()
             except Exception:  # memory: what was not taken is still there
                 self._busy = False
                 time.sleep(GATHER)
 
-    def _write_what_waits(self) -> None:
-        with self._changed:
-            while not (self._lines or self._stale):
-                self._changed.wait()
-            self._busy = True
-        time.sleep(GATHER)
-        with self._changed:
-            lines = b"".join(self._lines)
-            failed, dropped = self._failed, self._dropped
-            descriptor, stale = self._descriptor, [*self._stale]
-            self._lines.clear()
-            self._stale.clear()
-            self._size = self._dropped = 0
-        if failed and not _unwritten(descriptor, self.told(failed)):
-            failed = 0
-        failed += _unwritten(descriptor, lines)
-        if dropped and _unwritten(descriptor, self.told(dropped)):
-            failed += dropped
-        for each in stale:
-            with contextlib.suppress(OSError):
-                os.close(each)
-        with self._changed:
-            self._failed = failed
-            self._busy = False
-            self._changed.notify_all()
+    def _write_for_ever(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._lines or self._stale):
+                    self._changed.wait()
+                self._busy = True
+            time.sleep(GATHER)
+            with self._changed:
+                lines = b"".join(self._lines)
+                failed, dropped = self._failed, self._dropped
+                descriptor, stale = self._descriptor, [*self._stale]
+                self._lines.clear()
+                self._stale.clear()
+                self._size = self._dropped = 0
+            if failed and not _unwritten(descriptor, self.told(failed)):
+                failed = 0
+            failed += _unwritten(descriptor, lines)
+            if dropped and _unwritten(descriptor, self.told(dropped)):
+                failed += dropped
+            for each in stale:
+                with contextlib.suppress(OSError):
+                    os.close(each)
+            with self._changed:
+                self._failed = failed
+                self._busy = False
+                self._changed.notify_all()
 
 
 def _unwritten(descriptor: int, lines: bytes) -> int:

@@ -34,6 +34,20 @@ class Bridge(Protocol):
         """Run it soon in the owner's thread; called from any (reactor.callFromThread)."""
 
 
+SCARCE = 0.1  # seconds to wait for memory
+
+
+def surely(bridge: Bridge, function: Callable[..., None], *args: object) -> None:
+    """A promise that never fires would hold up its session or its lane for ever."""
+    while True:
+        try:
+            bridge.call(function, *args)
+        except MemoryError:
+            time.sleep(SCARCE)
+        else:
+            return
+
+
 class ThreadBridge:
     """A bridge for programs and tests without a reactor: calls run when their owner waits."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 from relayd.spool.disk.content import ContentFiles
 from relayd.spool.disk.trouble import SpoolCorrupt, trouble_of
 from relayd.spool.errors import SpoolError
-from relayd.spool.sqlite.bridge import Bridge, Promise
+from relayd.spool.sqlite.bridge import SCARCE, Bridge, Promise, surely
 from relayd.spool.sqlite.database import Database
 from relayd.spool.sqlite.search import Search
 
@@ -86,20 +87,41 @@ class Reader:
             yield
 
     def _run(self) -> None:
-        while (item := self._questions.get()) is not None:
-            promise, question, to_act = item
+        more = True
+        while more:
             try:
-                with self._lock:
-                    if to_act and (doubt := self._doubt) is not None:
-                        raise SpoolError(doubt.reason)
-                    value = self._answer(question)
-            except Exception as error:
-                self._failed(error, promise)
-            else:
-                if promise is not None:
-                    self._bridge.call(promise.callback, value)
+                more = self._answer_one()
+            except Exception:  # a reader that ends answers nobody any more
+                time.sleep(SCARCE)
         with self._lock:
             self._close()
+
+    def _answer_one(self) -> bool:
+        """The next question; False: it was the end."""
+        item = self._questions.get()
+        if item is None:
+            return False
+        promise, question, to_act = item
+        try:
+            with self._lock:
+                if to_act and (doubt := self._doubt) is not None:
+                    raise SpoolError(doubt.reason)
+                value = self._answer(question)
+        except Exception as error:
+            self._surely_failed(error, promise)
+        else:
+            if promise is not None:
+                surely(self._bridge, promise.callback, value)
+        return True
+
+    def _surely_failed(self, error: Exception, promise: Promise[Any] | None) -> None:
+        while True:
+            try:
+                self._failed(error, promise)
+            except MemoryError:
+                time.sleep(SCARCE)
+            else:
+                return
 
     def _answer(self, question: Callable[[Search], T]) -> T:
         if self._connection is None:
@@ -140,7 +162,7 @@ class Reader:
         if promise is not None:
             if trouble is None:
                 trouble = SpoolError(f"reading the spool failed: {error!r}")
-            self._bridge.call(promise.errback, trouble)
+            surely(self._bridge, promise.errback, trouble)
 
     def _close(self) -> None:
         if self._connection is not None:

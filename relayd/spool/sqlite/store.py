@@ -423,13 +423,17 @@ class Spool:
         was, self._trouble = self._trouble, error
         self.healthy = self._open and error is None
         if error is not None and was is None:
-            self._say("spool cannot record", reason=error.reason)
-            self.on_trouble(error.reason)
+            try:
+                self._say("spool cannot record", reason=error.reason)
+            finally:
+                self.on_trouble(error.reason)
         elif error is None and was is not None:
-            self._space.forget()
-            if self._log is not None:
-                self._log.notice("spool records again")
-            self.on_recovery()
+            try:
+                self._space.forget()
+                if self._log is not None:
+                    self._log.notice("spool records again")
+            finally:
+                self.on_recovery()
 
     def _found_damaged(self, ident: int, reason: str) -> None:
         self._writer.put(SetAside(None, ident, reason, self._aside))

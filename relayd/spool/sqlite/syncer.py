@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from relayd.spool.disk.content import ContentFiles, os_trouble
 from relayd.spool.disk.draft import Draft
-from relayd.spool.sqlite.bridge import Bridge
+from relayd.spool.errors import SpoolError
+from relayd.spool.sqlite.bridge import SCARCE, Bridge, surely
 from relayd.spool.sqlite.writes import Write
 
 MOST_DRAFTS = 64  # synced together; the directories they are in then once for all of them
@@ -30,6 +32,7 @@ class Syncer:
         self._synced = synced
         self._chores: queue.SimpleQueue[Chore | None] = queue.SimpleQueue()
         self._drafts: deque[tuple[Draft, Write]] = deque()  # for each a chore is queued
+        self._taken: list[tuple[Draft, Write]] = []  # of those, and not handed on yet
         self._thread = threading.Thread(target=self._run, name="spool syncer", daemon=True)
 
     def start(self) -> None:
@@ -57,40 +60,48 @@ class Syncer:
 
     def _sync(self) -> bool:
         """All drafts that wait, unless a chore before this one has done it."""
-        synced: list[tuple[Draft, Write]] = []
-        for draft, write in self._waiting():
-            try:
-                draft.sync()
-            except OSError as error:
-                self._fail(draft, write, error)
-            else:
-                synced.append((draft, write))
+        taken, waiting = self._taken, self._drafts
         try:
-            self._files.sync_directories([draft.ident for draft, _ in synced])
-        except OSError as error:
-            for draft, write in synced:
-                self._fail(draft, write, error)
-        else:
-            for _, write in synced:
-                self._synced(write)
+            while waiting and len(taken) < MOST_DRAFTS:
+                taken.append(waiting[0])
+                waiting.popleft()  # only now: it is owed an answer
+            for each in tuple(taken):
+                try:
+                    each[0].sync()
+                except OSError as error:
+                    self._fail(*each, error)
+                    taken.remove(each)
+            self._files.sync_directories([draft.ident for draft, _ in taken])
+            taken.reverse()
+            while taken:
+                self._synced(taken[-1][1])
+                taken.pop()
+        except (OSError, MemoryError) as error:
+            while taken:
+                self._fail(*taken[-1], error)
+                taken.pop()
         return False
 
-    def _waiting(self) -> list[tuple[Draft, Write]]:
-        drafts = self._drafts
-        return [drafts.popleft() for _ in range(min(len(drafts), MOST_DRAFTS))]
-
-    def _fail(self, draft: Draft, write: Write, error: OSError) -> None:
+    def _fail(self, draft: Draft, write: Write, error: OSError | MemoryError) -> None:
         draft.discard_file()
         if write.promise is not None:
-            self._bridge.call(write.promise.errback, os_trouble("syncing content", error))
+            if isinstance(error, OSError):
+                trouble = os_trouble("syncing content", error)
+            else:
+                trouble = SpoolError("out of memory")
+            surely(self._bridge, write.promise.errback, trouble)
 
     def _remove(self, idents: Sequence[int]) -> bool:
         self._files.remove(idents)
         return False
 
     def _run(self) -> None:
-        while self._next(block=True):
-            pass
+        more = True
+        while more:
+            try:
+                more = self._next(block=True)
+            except MemoryError:  # a syncer that ends answers nobody any more
+                time.sleep(SCARCE)
         self.finish()
 
     def finish(self) -> None:
@@ -104,6 +115,11 @@ class Syncer:
         chore = self._chores.get(block)
         if chore is None:
             return False
-        if chore() and block:
+        try:
+            again = chore() and block
+        except MemoryError:
+            time.sleep(SCARCE)
+            again = block
+        if again:
             self._chores.put(chore)
         return True

@@ -33,8 +33,8 @@ class ThreadQueue(Generic[T]):
         if urgent or len(self.entries) >= self._wanted:
             try:
                 self._bell.release()
-            except RuntimeError:
-                return  # it rings already
+            except (RuntimeError, MemoryError):
+                return  # it rings already, and perhaps there is no memory to say so
 
     def wait(self, count: int, seconds: float | None = None) -> bool:
         """Until there are so many entries, an urgent one came, or the time is over; or sooner.

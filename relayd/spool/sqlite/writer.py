@@ -14,7 +14,7 @@ from relayd.spool.disk.trouble import SpoolCorrupt, trouble_of
 from relayd.spool.errors import SpoolError, SpoolFull, SpoolGone
 from relayd.spool.sqlite import schema
 from relayd.spool.sqlite.batch import UNKNOWN, Batch
-from relayd.spool.sqlite.bridge import Bridge, Promise
+from relayd.spool.sqlite.bridge import SCARCE, Bridge, Promise, surely
 from relayd.spool.sqlite.commitwindow import CommitWindow
 from relayd.spool.sqlite.database import Database
 from relayd.spool.sqlite.mend import Mender
@@ -32,7 +32,6 @@ CHECKPOINT_SHORT = 1 << 20  # octets of log worth copying back when space is sho
 CHECKPOINT_IDLE = 4 << 20  # ... when nobody waits
 CHECKPOINT_ALWAYS = 12 << 20  # ... and when somebody does
 LOOK = 1.0  # seconds between two looks whether the files are still there
-SCARCE = 0.1  # seconds to wait for memory
 REST = 2.0  # seconds without a request after which the log is copied back
 
 Answers = list[tuple[Promise[Any], object]]
@@ -80,6 +79,7 @@ class Writer:
         self.on_commit: Committed | None = None  # called in the writer's thread
         self._inbox: ThreadQueue[Write | SpoolCorrupt | None] = ThreadQueue()  # None: stop
         self._again: deque[Write] = deque()
+        self._taken: list[Write] = []  # of the inbox or of those, and not answered yet
         self._log = 0  # octets of write-ahead log not copied back, about
         self._short = False  # of space
         self._sifted = UNKNOWN  # see Batch
@@ -131,7 +131,7 @@ class Writer:
                 if not self._stopping:
                     self._again.extend(self._owner.chores())
             except Exception as error:
-                self._mend(trouble_of(error) or SpoolError(f"spool: {error!r}"))
+                self._recover(error)
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._checkpoint()
@@ -139,7 +139,8 @@ class Writer:
 
     def _take(self) -> list[Write]:
         """The next batch; empty after a rest or at the end. Raises what was reported to us."""
-        writes: list[Write] = []
+        writes = self._taken
+        writes.clear()
         if self._again:
             writes += [write for write in self._again if not (write.lasting and self._stopping)]
             self._again.clear()
@@ -151,15 +152,17 @@ class Writer:
             if not waiting:
                 self._checkpoint()
         while waiting and len(writes) < MAX_WRITES and octets < MAX_OCTETS and not self._stopping:
-            item = waiting.popleft()
+            item = waiting[0]
             if item is None:
                 self._stopping = True
             elif isinstance(item, SpoolCorrupt):
+                waiting.popleft()
                 self._again.extend(writes)
                 raise item
             else:
                 writes.append(item)
                 octets += item.octets
+            waiting.popleft()  # only now: it is owed an answer
         self._last = len(writes)
         return writes
 
@@ -180,13 +183,18 @@ class Writer:
             self._save_the_others(writes, error)
             return
         answers: Answers = []
+        answered = []
         for write in writes:
             if not write.done():
                 self._again.append(write)
             elif write.promise is not None:
                 answers.append((write.promise, write.value))
+                answered.append(write)
         if answers:
-            self._surely(_answer, answers)
+            answers.reverse()
+            surely(self._bridge, _answer, answers)
+            for write in answered:
+                write.promise = None
         if removed:
             self._owner.remove_files(removed)
 
@@ -246,17 +254,10 @@ class Writer:
     def _fail(self, writes: Sequence[Write], trouble: SpoolError) -> None:
         promises = [write.promise for write in writes if write.promise is not None]
         if promises:
-            self._surely(_refuse, promises, trouble)
-
-    def _surely(self, function: Callable[..., None], *args: object) -> None:
-        """A promise that never fires would hold up its session or its lane for ever."""
-        while True:
-            try:
-                self._bridge.call(function, *args)
-            except MemoryError:
-                time.sleep(SCARCE)
-            else:
-                return
+            promises.reverse()
+            surely(self._bridge, _refuse, promises, trouble)
+            for write in writes:
+                write.promise = None
 
     def _checkpoint_in_time(self) -> None:
         if self._short:
@@ -273,6 +274,26 @@ class Writer:
         self._log = schema.checkpoint(self._connection)
 
     # after trouble
+
+    def _recover(self, error: Exception) -> None:
+        """Whatever it takes: a writer that ends answers nobody any more."""
+        while True:
+            try:
+                trouble = trouble_of(error) or SpoolError(f"spool: {error!r}")
+                owed = [
+                    write
+                    for write in self._taken
+                    if write.promise is not None and write not in self._again
+                ]
+                if owed:  # it broke before they were answered, or before they were written
+                    self._doubtful += [ident for write in owed for ident in write.idents()]
+                    self._fail(owed, trouble)
+                self._mend(trouble)
+            except Exception as again:
+                error = again
+                time.sleep(SCARCE)
+            else:
+                return
 
     def _mend(self, error: SpoolError) -> None:
         """Trust nothing: fail every write until a reopened store has passed a transaction."""
@@ -299,7 +320,8 @@ class Writer:
     def _fail_for(self, seconds: float, error: SpoolError) -> None:
         """Fail what comes until so many seconds have passed, or the end."""
         deadline = self._mender.now() + seconds
-        writes = list(self._again)
+        writes = self._taken
+        writes[:] = self._again
         self._again.clear()
         while not self._stopping:
             self._doubtful += [ident for write in writes for ident in write.idents()]
@@ -307,16 +329,26 @@ class Writer:
             self._inbox.wait(1, max(0.0, deadline - self._mender.now()))
             if not self._inbox.entries:
                 return
-            item = self._inbox.entries.popleft()
+            item = self._inbox.entries[0]
             self._stopping = item is None
-            writes = [item] if isinstance(item, Write) else []
+            writes.clear()
+            if isinstance(item, Write):
+                writes.append(item)
+            self._inbox.entries.popleft()
 
 
 def _answer(answers: Answers) -> None:
-    for promise, value in answers:
-        promise.callback(value)
+    while answers:  # the last is the first; each once, should this be asked for twice
+        promise, value = answers.pop()
+        try:
+            promise.callback(value)
+        except MemoryError:  # who waits for it answers for itself; the others shall not wait
+            continue
 
 
 def _refuse(promises: list[Promise[Any]], trouble: SpoolError) -> None:
-    for promise in promises:
-        promise.errback(trouble)
+    while promises:
+        try:
+            promises.pop().errback(trouble)
+        except MemoryError:
+            continue
