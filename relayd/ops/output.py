@@ -100,12 +100,12 @@ class Output:
         while True:
             try:
                 self._write_for_ever()
-            except Exception:  # memory: what was not taken is still there
-                self._busy = False
-                time.sleep(GATHER)
+            except Exception:  # noqa: S112 - memory; what was not taken is still there
+                continue  # nothing is called here, for that might break, too
 
     def _write_for_ever(self) -> None:
         while True:
+            self._busy = False
             with self._changed:
                 while not (self._lines or self._stale):
                     self._changed.wait()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 from relayd.spool.disk.content import ContentFiles
 from relayd.spool.disk.trouble import SpoolCorrupt, trouble_of
 from relayd.spool.errors import SpoolError
-from relayd.spool.sqlite.bridge import SCARCE, Bridge, Promise, surely
+from relayd.spool.sqlite.bridge import Bridge, Promise, surely
 from relayd.spool.sqlite.database import Database
 from relayd.spool.sqlite.search import Search
 
@@ -43,6 +42,9 @@ class Reader:
         self._doubt: SpoolError | None = None
         self._questions: queue.SimpleQueue[tuple[Promise[Any] | None, Question, bool] | None]
         self._questions = queue.SimpleQueue()
+        self._asking: Promise[Any] | None = None  # who waits for the question in hand
+        self._error: Exception | None = None  # that he is to hear of
+        self._ended = False
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._run, name="spool reader", daemon=True)
@@ -87,41 +89,35 @@ class Reader:
             yield
 
     def _run(self) -> None:
-        more = True
-        while more:
+        while not self._ended:
             try:
-                more = self._answer_one()
-            except Exception:  # a reader that ends answers nobody any more
-                time.sleep(SCARCE)
+                if self._error is not None:
+                    self._failed(self._error)
+                else:
+                    self._answer_one()
+            except Exception as error:
+                # nothing is called here, for that might break, too, and a reader that ends answers
+                # nobody any more
+                if self._error is None:
+                    self._error = error
         with self._lock:
             self._close()
 
-    def _answer_one(self) -> bool:
-        """The next question; False: it was the end."""
+    def _answer_one(self) -> None:
+        """The next question; None is the end."""
+        self._asking = None
         item = self._questions.get()
         if item is None:
-            return False
+            self._ended = True
+            return
         promise, question, to_act = item
-        try:
-            with self._lock:
-                if to_act and (doubt := self._doubt) is not None:
-                    raise SpoolError(doubt.reason)
-                value = self._answer(question)
-        except Exception as error:
-            self._surely_failed(error, promise)
-        else:
-            if promise is not None:
-                surely(self._bridge, promise.callback, value)
-        return True
-
-    def _surely_failed(self, error: Exception, promise: Promise[Any] | None) -> None:
-        while True:
-            try:
-                self._failed(error, promise)
-            except MemoryError:
-                time.sleep(SCARCE)
-            else:
-                return
+        self._asking = promise
+        with self._lock:
+            if to_act and (doubt := self._doubt) is not None:
+                raise SpoolError(doubt.reason)
+            value = self._answer(question)
+        if promise is not None:
+            surely(self._bridge, promise.callback, value)
 
     def _answer(self, question: Callable[[Search], T]) -> T:
         if self._connection is None:
@@ -152,17 +148,20 @@ class Reader:
             finally:
                 self._connection.text_factory = str
 
-    def _failed(self, error: Exception, promise: Promise[Any] | None) -> None:
+    def _failed(self, error: Exception) -> None:
+        """The question that broke is answered so, when there is memory for that."""
         trouble = trouble_of(error)
         if trouble is not None:
             with self._lock:
                 self._close()
         if isinstance(trouble, SpoolCorrupt):
             self._corrupt(trouble)
-        if promise is not None:
+        if self._asking is not None:
             if trouble is None:
                 trouble = SpoolError(f"reading the spool failed: {error!r}")
-            surely(self._bridge, promise.errback, trouble)
+            surely(self._bridge, self._asking.errback, trouble)
+            self._asking = None
+        self._error = None
 
     def _close(self) -> None:
         if self._connection is not None:

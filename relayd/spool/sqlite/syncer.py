@@ -31,6 +31,7 @@ class Syncer:
         self._bridge = bridge
         self._synced = synced
         self._chores: queue.SimpleQueue[Chore | None] = queue.SimpleQueue()
+        self._chore: Chore | None = None  # in hand
         self._drafts: deque[tuple[Draft, Write]] = deque()  # for each a chore is queued
         self._taken: list[tuple[Draft, Write]] = []  # of those, and not handed on yet
         self._thread = threading.Thread(target=self._run, name="spool syncer", daemon=True)
@@ -100,8 +101,8 @@ class Syncer:
         while more:
             try:
                 more = self._next(block=True)
-            except MemoryError:  # a syncer that ends answers nobody any more
-                time.sleep(SCARCE)
+            except Exception:  # noqa: S112 - nothing is called here, for that might break, too
+                continue  # a syncer that ends answers nobody any more
         self.finish()
 
     def finish(self) -> None:
@@ -112,14 +113,18 @@ class Syncer:
 
     def _next(self, *, block: bool) -> bool:
         """One chore; False when it was the end."""
-        chore = self._chores.get(block)
+        if self._chore is None:  # the last one is done
+            self._chore = self._chores.get(block)
+        chore = self._chore
         if chore is None:
             return False
         try:
             again = chore() and block
         except MemoryError:
-            time.sleep(SCARCE)
-            again = block
+            if block:
+                time.sleep(SCARCE)
+            raise
         if again:
             self._chores.put(chore)
+        self._chore = None
         return True

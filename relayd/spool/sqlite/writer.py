@@ -89,6 +89,9 @@ class Writer:
         self.company = CommitWindow()  # acceptances on their way
         self._doubtful: list[int] = []  # messages of failed batches, perhaps on disk
         self._connection: sqlite3.Connection | None = None
+        self._failed: sqlite3.Connection | None = None  # to be mended
+        self._error: Exception | None = None  # from which it has not recovered
+        self._tried = False  # to recover
         self._thread = threading.Thread(target=self._run, name="spool writer", daemon=True)
 
     def open(self) -> sqlite3.Connection:
@@ -122,8 +125,12 @@ class Writer:
         self._inbox.put(SpoolCorrupt(error.reason), urgent=True)
 
     def _run(self) -> None:
-        while not (self._stopping and not self._again):
+        while self._error is not None or not self._stopping or self._again:
             try:
+                if self._error is not None:
+                    self._recover(self._error)
+                    self._error = None
+                    continue
                 writes = self._take()
                 if writes:
                     self._transaction(writes)
@@ -131,7 +138,10 @@ class Writer:
                 if not self._stopping:
                     self._again.extend(self._owner.chores())
             except Exception as error:
-                self._recover(error)
+                # nothing is called here, for that might break, too, and a writer that ends answers
+                # nobody any more
+                if self._error is None:
+                    self._error = error
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._checkpoint()
@@ -276,42 +286,40 @@ class Writer:
     # after trouble
 
     def _recover(self, error: Exception) -> None:
-        """Whatever it takes: a writer that ends answers nobody any more."""
-        while True:
-            try:
-                trouble = trouble_of(error) or SpoolError(f"spool: {error!r}")
-                owed = [
-                    write
-                    for write in self._taken
-                    if write.promise is not None and write not in self._again
-                ]
-                if owed:  # it broke before they were answered, or before they were written
-                    self._doubtful += [ident for write in owed for ident in write.idents()]
-                    self._fail(owed, trouble)
-                self._mend(trouble)
-            except Exception as again:
-                error = again
-                time.sleep(SCARCE)
-            else:
-                return
+        if self._tried:  # in vain
+            time.sleep(SCARCE)
+        self._tried = True
+        trouble = trouble_of(error) or SpoolError(f"spool: {error!r}")
+        owed = [
+            write
+            for write in self._taken
+            if write.promise is not None and write not in self._again
+        ]
+        if owed:  # it broke before they were answered, or before they were written
+            self._doubtful += [ident for write in owed for ident in write.idents()]
+            self._fail(owed, trouble)
+        self._mend(trouble)
+        self._tried = False
 
     def _mend(self, error: SpoolError) -> None:
         """Trust nothing: fail every write until a reopened store has passed a transaction."""
-        connection, self._connection = self._connection, None
-        if connection is not None and self._database.gone():
+        if self._connection is not None:
+            self._failed, self._connection = self._connection, None
+        if self._failed is not None and self._database.gone():
             error = SpoolGone(error.reason)  # what a look at the wrong file found is not the cause
         self._owner.health(error)
         while self._connection is None:
             try:
-                self._connection = self._mender.mend(connection, error, self._doubtful)
+                self._connection = self._mender.mend(self._failed, error, self._doubtful)
             except SpoolError as again:
                 if not isinstance(again, SpoolGone):
-                    connection = None
+                    self._failed = None
                 # what was corrupt stays so until it is rebuilt, whatever else goes wrong
                 error = error if isinstance(error, SpoolCorrupt) else again
                 self._fail_for(self._mender.pause(), error)
                 if self._stopping:
                     return
+        self._failed = None
         self._log, self._sifted = 0, UNKNOWN
         self._owner.remove_files(self._doubtful)
         self._doubtful = []

@@ -1,0 +1,47 @@
+"""A relayd whose allocations fail for a while, from the n-th on: it is told so on a socket.
+
+`FIRST COUNT` on the unix socket of the environment's SCARCE lets so many allocations, of any of
+its threads, find no memory; `0 0` ends that. It answers with a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+
+import _testcapi
+
+from twisted.scripts.twistd import run
+
+
+def _obey(listening: socket.socket) -> None:
+    while True:
+        with contextlib.suppress(MemoryError, SystemError, OSError):
+            connection, _ = listening.accept()
+            with connection:
+                _do(connection)
+            continue
+        time.sleep(0.01)
+
+
+def _do(connection: socket.socket) -> None:
+    first, count = map(int, connection.recv(100).split())
+    _testcapi.remove_mem_hooks()
+    connection.sendall(b"ok\n")
+    if count:
+        _testcapi.set_nomemory(first, first + count)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.environ["SCARCE"])
+    order = socket.socket(socket.AF_UNIX)
+    order.bind(os.environ["SCARCE"])
+    order.listen()
+    threading.Thread(target=_obey, args=(order,), name="scarce", daemon=True).start()
+    sys.argv[0] = "twistd"
+    run()
