@@ -23,6 +23,7 @@ DONE = Failure(ConnectionDone())  # type: ignore[no-untyped-call]  # Twisted's o
 """Why a connection ends that was closed in good order."""
 
 
+MOST_UNENDED = 1024  # connections that broke, and are to be ended in the next turn
 _NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
 
@@ -71,7 +72,7 @@ class LeanPort(Port):
         port: Any = self
         listening, most = port.socket, port.numberAccepts
         family, kind, build = port.addressFamily, port.socketType, port.factory.buildProtocol
-        taken = 0
+        reactor, taken = port.reactor, 0
         while taken < most:
             try:
                 fd, address = listening._accept()  # what `accept` wraps in two enumerations
@@ -96,35 +97,16 @@ class LeanPort(Port):
                     continue
                 number = port.sessionno
                 port.sessionno = number + 1
-                transport = self.transport(accepted, protocol, address, port, number, port.reactor)
+                transport = self.transport(accepted, protocol, address, port, number, reactor)
                 protocol.makeConnection(transport)
             except Exception:
+                # its peer shall not wait, nor be counted on. Nothing is called or made here
+                count = reactor.unended
+                if count < MOST_UNENDED and protocol is not None:
+                    reactor.ending[count] = protocol if transport is None else transport
+                    reactor.unended = count + 1
                 tell()  # others still find the door open
-                _turn_away(accepted, protocol, transport)
         port.numberAccepts = most + 20 if taken == most else max(1, taken)
-
-
-def _turn_away(accepted: socket.socket, protocol: Any, transport: Any) -> None:  # noqa: ANN401
-    """End a connection that came to nothing: its peer shall not wait, nor be counted on."""
-    fd = accepted.fileno()
-    try:
-        if transport is not None:
-            transport.connectionLost(DONE)
-        elif protocol is not None:
-            protocol.connectionLost(DONE)
-    except Exception:
-        tell()
-    if accepted.fileno() == fd >= 0:
-        if transport is not None:
-            forget(transport.reactor, fd)
-        accepted.close()
-
-
-def forget(reactor: Any, fd: int) -> None:  # noqa: ANN401 - Twisted has no types for its insides
-    """Watch a descriptor no more that is about to be closed; whatever is left of its transport."""
-    reactor._reads.discard(fd)
-    reactor._writes.discard(fd)
-    reactor._selectables.pop(fd, None)
 
 
 def tell() -> None:

@@ -15,16 +15,16 @@ from contextlib import suppress
 from functools import partial
 from select import EPOLLIN
 from socket import AF_INET, AF_INET6, AddressFamily
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import UnsupportedAddressFamily
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.main import CONNECTION_LOST, installReactor
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import BaseProtocol, Factory
 from twisted.internet.tcp import Connection
 
-from relayd.reactor.accept import LeanPort, tell
+from relayd.reactor.accept import DONE, MOST_UNENDED, LeanPort, tell
 
 _FOR_EVER = -1
 
@@ -43,6 +43,8 @@ class LeanReactor(EPollReactor):
 
     def __init__(self) -> None:
         self._soon: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+        self.ending: list[object] = [None] * MOST_UNENDED  # room that needs no memory any more
+        self.unended = 0  # of them
         super().__init__()  # type: ignore[no-untyped-call]
 
     def call_soon(self, function: Callable[..., object], *args: object) -> None:
@@ -115,6 +117,8 @@ class LeanReactor(EPollReactor):
                         tell()
             finally:
                 self.leaving.clear()  # the list is known to those who put themselves there
+        if self.unended:
+            self._end_the_broken()
         reactor: Any = self  # Twisted has no types for its insides
         selectables = reactor._selectables
         events = reactor._poller.poll(_FOR_EVER if timeout is None else timeout, len(selectables))
@@ -134,8 +138,12 @@ class LeanReactor(EPollReactor):
                 if over:
                     reactor._disconnectSelectable(selectable, over, True)
             except Exception:
+                # to end it broke, too: once more in the next turn. Nothing is called or made here
+                count = self.unended
+                if count < MOST_UNENDED:
+                    self.ending[count] = selectable
+                    self.unended = count + 1
                 tell()
-                self._again(fd, selectable)
 
     doIteration = doPoll
 
@@ -185,11 +193,23 @@ class LeanReactor(EPollReactor):
                 selectables.pop(fd, None)
             raise
 
-    def _again(self, fd: int, selectable: object) -> None:
-        """Ending it broke, too: in the next turn it ends, and nothing more is read of it."""
-        if self._selectables.get(fd) is selectable and isinstance(selectable, Connection):
-            with suppress(MemoryError):
-                selectable.doRead = selectable.doWrite = _lost  # type: ignore[method-assign]
+    def _end_the_broken(self) -> None:
+        """Connections that could not be ended when they broke; else their peers wait in vain."""
+        reactor: Any = self
+        while self.unended:
+            try:
+                broken = self.ending[self.unended - 1]
+                if isinstance(broken, Connection):
+                    reactor._disconnectSelectable(broken, CONNECTION_LOST, False)
+                elif isinstance(broken, BaseProtocol):
+                    cast("Any", broken).connectionLost(DONE)  # it never had a transport
+            except (MemoryError, SystemError):
+                tell()
+                return  # in the next turn
+            except Exception:
+                tell()
+            self.unended -= 1
+            self.ending[self.unended] = None
 
     def _stays(self, selectable: object, error: Exception) -> bool:
         """Who waits at a door, or has woken us, still does in the next turn: for want of memory
@@ -198,10 +218,6 @@ class LeanReactor(EPollReactor):
         if not isinstance(error, MemoryError):
             return False
         return selectable is self.waker or IListeningPort.providedBy(selectable)
-
-
-def _lost() -> Exception:
-    return CONNECTION_LOST
 
 
 def soon(reactor: Any) -> Callable[..., object]:  # noqa: ANN401 - as below

@@ -10,9 +10,11 @@ import random as default_random
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import Recipient, domain_of, source_of
@@ -20,7 +22,7 @@ from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.pacing import Pacing
-from relayd.reactor.coroutine import promise
+from relayd.reactor.coroutine import log_bug, promise
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.firstattempt import FirstAttempt, FirstAttempts
 from relayd.relay.foresight import Foresight
@@ -114,6 +116,7 @@ class Dispatcher:
             limits=self._limits,
             now=now,
             start=self._carry,
+            dropped=self._dropped,
             longest=lambda: self._retry_policy.longest,
             made=self._made,
             under_way=self._started,
@@ -131,6 +134,7 @@ class Dispatcher:
             clock, shelf, self._queue, self._settle_swept, log, lambda: self._retry_policy, now
         )
         self._busy: dict[int, Delivery] = {}  # until the outcome is recorded
+        self._flying: dict[int, Shares] = {}  # until there is an outcome
         self._disowned: set[int] = set()  # ... of those, what the operator has changed
         self._first = FirstAttempts(
             clock,
@@ -434,6 +438,7 @@ class Dispatcher:
 
     def _put_back(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         """It has to wait for its site, after all."""
+        del self._flying[id(delivery)]
         self._scheduler.landed(lane, shares)
         del self._busy[id(delivery)]
         if lane.older:
@@ -473,6 +478,7 @@ class Dispatcher:
             if id(delivery) not in self._disowned
         ]
         lane.more = True
+        del self._flying[id(delivery)]
         self._scheduler.landed(lane, shares, asked=False)
         self._log.attempted(message, settlements, 0.0)
         if self._first.open:
@@ -486,6 +492,7 @@ class Dispatcher:
 
     async def _carry(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         self._busy[id(delivery)] = delivery
+        self._flying[id(delivery)] = shares
         epoch, called, began = lane.epoch, lane.called, self._now()
         count = len(delivery.records)
         nowhere: Outcome | None = None
@@ -496,7 +503,7 @@ class Dispatcher:
             if joined is None:
                 self._put_back(lane, delivery, shares)
                 return
-            shares = joined
+            shares = self._flying[id(delivery)] = joined
         if self._suspensions is not None and self._suspensions.of_messages:
             by = [self._suspensions.of_record(delivery, record) for record in delivery.records]
             if any(by):
@@ -532,10 +539,12 @@ class Dispatcher:
         if len(outcomes) != count:
             outcomes = self._mishap(delivery, "courier miscounted")
         scheduler, now = self._scheduler, self._now()
+        del self._flying[id(delivery)]
         scheduler.landed(lane, shares)
         standing, old = lane.standing, lane.called != called
         settlements = self._judged(lane, epoch, delivery, outcomes, now, began, old=old)
-        self._log.attempted(delivery.message, settlements, now - began)
+        with suppress(MemoryError):  # rather no line than the same delivery once more
+            self._log.attempted(delivery.message, settlements, now - began)
         if lane.loaded or lane.more:
             scheduler.line_up(lane)
         scheduler.pump()  # the next one leaves while this one is being recorded
@@ -550,6 +559,22 @@ class Dispatcher:
         self._done(lane, delivery, recorded)
         if old and lane.standing is Standing.DOWN is not standing:
             self._try_again((lane,))  # it has shut the lane, and knew nothing of the call
+
+    def _dropped(self, failure: Failure, lane: Lane, delivery: Delivery, shares: Shares) -> None:
+        """A delivery broke: of its slot another makes use.
+
+        For want of memory it comes again, as after a restart; a bug would break it again.
+        """
+        if id(delivery) in self._flying:
+            self._scheduler.landed(lane, self._flying.pop(id(delivery)))
+        if failure.check(MemoryError, SystemError) and self._busy.pop(id(delivery), None):
+            self._disowned.discard(id(delivery))
+            self._queue.release(lane, delivery)
+            self._scheduler.again_later(lane)
+        with suppress(MemoryError):
+            log_bug(self._log, "bug", failure)
+        if not self._busy and self._quiet is not None:
+            self._fall_quiet(self._quiet)
 
     def _mishap(self, delivery: Delivery, event: str, **facts: object) -> list[Outcome]:
         """A bug of the courier's: mail waits for it to be mended."""

@@ -148,6 +148,7 @@ class Scheduler:
         limits: RelayLimits,
         now: Callable[[], float],
         start: Callable[[Lane, Delivery, Shares], Coroutine[Any, Any, None]],
+        dropped: Callable[[Failure, Lane, Delivery, Shares], None],
         longest: Callable[[], float],
         made: Callable[[Lane], None] = lambda lane: None,
         under_way: Callable[[Lane], set[int]] = lambda lane: set(),
@@ -163,6 +164,7 @@ class Scheduler:
         self._log = log
         self._now = now
         self._start = start
+        self._dropped = dropped  # hears of one that broke
         self._longest = longest  # seconds that a recipient may have to wait for its next attempt
         self._line: deque[Lane] = deque()
         self._to_look: deque[Lane] = deque()
@@ -405,7 +407,15 @@ class Scheduler:
                     share.in_flight += 1
                     if share.gated:
                         share.started(self._now())
-                self.spawn(self._start(lane, delivery, shares))
+                try:
+                    spawn(
+                        self._start(lane, delivery, shares),
+                        lambda failure: self._dropped(failure, lane, delivery, shares),
+                    )
+                except MemoryError:  # it has not begun
+                    self.landed(lane, shares)
+                    self._queue.put_back(lane, delivery)
+                    raise
                 if lane.loaded and lane.in_flight < lane.capacity:
                     self.line_up(lane)
         if lane.gone is None:
@@ -500,6 +510,12 @@ class Scheduler:
         self.line_up(lane)
         self.pump()
 
+    def again_later(self, lane: Lane) -> None:
+        """What it has is in the table: look for it there, when others have had their turn."""
+        lane.more = True
+        if self._running:
+            self._clock.callLater(_AGAIN, self._again, lane)
+
     def _unreadable(self, error: Exception, again: Callable[..., None], *args: object) -> None:
         self._log.trouble("queue not readable", why=str(error))
         if self._running:
@@ -545,23 +561,25 @@ class Scheduler:
     def _tick(self) -> None:
         """Wake the lanes whose time has come; at most a thousand, then others have their turn."""
         now = self._now()
-        if now < self._ticked_at - _TICK:  # the wall clock was set back: no time is right any more
-            self.retry(None)
-            self._review_at = 0.0
-        self._ticked_at = now
-        if now >= self._review_at:
-            self._review_at = now + _REVIEW
-            self.spawn(self._take_up(retry=False))
-        lanes = self._queue.ripe(now, _STEP)
-        for lane in lanes:
-            self.line_up(lane)
-        delay = _TICK
-        if len(lanes) == _STEP:
-            delay = 0.0
-        elif not lanes:
-            self._queue.prune(now)
-        delay = min(delay, max(self._queue.next_alarm() - now, 0.0))
-        self._timer = self._clock.callLater(delay, self._tick)
+        delay = _TICK  # should anything break
+        try:
+            if now < self._ticked_at - _TICK:  # the wall clock was set back: no time is right any more
+                self.retry(None)
+                self._review_at = 0.0
+            self._ticked_at = now
+            if now >= self._review_at:
+                self._review_at = now + _REVIEW
+                self.spawn(self._take_up(retry=False))
+            lanes = self._queue.ripe(now, _STEP)
+            for lane in lanes:
+                self.line_up(lane)
+            if len(lanes) == _STEP:
+                delay = 0.0
+            elif not lanes:
+                self._queue.prune(now)
+            delay = min(delay, max(self._queue.next_alarm() - now, 0.0))
+        finally:
+            self._timer = self._clock.callLater(delay, self._tick)
         self.pump()
 
     # what waits in the table
