@@ -215,7 +215,7 @@ class LeanReactor(EPollReactor):
         """Who waits at a door, or has woken us, still does in the next turn: for want of memory
         neither is closed. A connection is: nobody knows what of its input was seen to.
         """
-        if not isinstance(error, MemoryError):
+        if not isinstance(error, (MemoryError, SystemError)):
             return False
         return selectable is self.waker or IListeningPort.providedBy(selectable)
 
