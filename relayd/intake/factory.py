@@ -76,4 +76,8 @@ class SessionFactory(Factory):
         if service.admission.stressed and not stressed:
             service.intake.log.notice("stress mode", sessions=service.admission.in_all)
             service.tighten()
-        return Session(service, policy, client, early)
+        try:
+            return Session(service, policy, client, early)
+        except BaseException:
+            service.admission.leave(client.address)  # it never began
+            raise

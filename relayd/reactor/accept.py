@@ -106,6 +106,8 @@ class LeanPort(Port):
                     reactor.ending[count] = protocol if transport is None else transport
                     reactor.unended = count + 1
                 tell()  # others still find the door open
+                if transport is None:
+                    accepted.close()
         port.numberAccepts = most + 20 if taken == most else max(1, taken)
 
 

@@ -193,6 +193,22 @@ class WritingTests(LogTestCase):
         log.notice("three")
         self.assertEqual(len(self.waiting), 1)
 
+    def test_no_memory_to_write_lines_has_those_after_them_written(self) -> None:
+        scarce = [MemoryError()]
+
+        def write(data: bytes) -> None:
+            if scarce:
+                raise scarce.pop()
+            self.written += data
+
+        log = LineLog(write, clock=lambda: self.now, later=self.waiting.append)
+        log.notice("lost")
+        with self.assertRaises(MemoryError):
+            self.waiting.pop()()
+        log.notice("kept")
+        self.waiting.pop()()
+        self.assertIn(b"event=kept", self.written)
+
     def test_trouble_is_written_at_once(self) -> None:
         self.log().trouble("damaged entry", id="1K7QJ4V8Z0G0")
         self.assertIn(b"damaged entry", self.written)

@@ -21,6 +21,9 @@ class Greeting(Protocol):
     """Says a word, goes, and remembers how it ended."""
 
     def connectionMade(self) -> None:
+        if self.factory.scarce:  # type: ignore[union-attr]
+            self.factory.scarce = False  # type: ignore[union-attr]
+            raise MemoryError
         wire = Wire(self.transport)
         wire.write(b"220 x\r\n")
         wire.close()
@@ -34,6 +37,7 @@ class Greeters(Factory):
     noisy = False
     protocol = Greeting
     broken = False
+    scarce = False  # memory, for the next
     ended = 0
 
     def __init__(self) -> None:
@@ -82,6 +86,25 @@ class Accepting(SynchronousTestCase):
                 self.turn()
             self.turn()
             return client.recv(100) + client.recv(100)
+
+    def test_no_memory_to_greet_ends_the_connection_and_greets_the_next(self) -> None:
+        port = self.listen(socket.AF_INET, "127.0.0.1")
+        self.factory.scarce = True
+        self.assertEqual(self.heard(port), b"")
+        self.assertEqual((self.factory.ended, len(self.flushLoggedErrors(MemoryError))), (1, 1))
+        self.assertEqual(self.heard(port), b"220 x\r\n")
+
+    def test_no_memory_for_a_transport_tells_the_session_that_it_is_over(self) -> None:
+        port = self.listen(socket.AF_INET, "127.0.0.1")
+
+        def scarce(*_: object) -> None:
+            del port.transport
+            raise MemoryError
+
+        port.transport = scarce
+        self.assertEqual(self.heard(port), b"")
+        self.assertEqual((self.factory.ended, len(self.flushLoggedErrors(MemoryError))), (1, 1))
+        self.assertEqual(self.heard(port), b"220 x\r\n")
 
     def test_a_connection_to_a_unix_socket_is_made_read_and_closed_at_once(self) -> None:
         path = f"{self.mktemp()}"

@@ -198,6 +198,81 @@ class Turns(SynchronousTestCase):
         self.reactor.mainLoop()
         self.assertEqual(len(turns), 3)
 
+    def test_no_memory_said_as_a_system_error_closes_no_door(self) -> None:
+        read = self.port.doRead
+
+        def breaks() -> None:
+            self.port.doRead = read
+            raise SystemError("error return without exception set")
+
+        self.port.doRead = breaks
+        self.client(b"well")
+        self.run_until(lambda: self.factory.heard == b"well")
+        self.assertEqual(len(self.flushLoggedErrors(SystemError)), 1)
+
+    def test_no_memory_to_say_what_broke_has_no_call_of_a_thread_be_made_twice(self) -> None:
+        done: list[str] = []
+
+        def breaks() -> None:
+            done.append("breaks")
+            raise MemoryError
+
+        self.patch(log, "err", breaks)
+        self.reactor.callFromThread(breaks)
+        self.reactor.callFromThread(done.append, "next")
+        for _ in range(2):
+            self.reactor.runUntilCurrent()
+        self.assertEqual(done, ["breaks", "breaks", "next"])  # the second: to say so
+
+    def test_no_memory_to_watch_a_descriptor_leaves_no_trace_of_its_number(self) -> None:
+        class Scarce(dict[int, object]):
+            def __setitem__(self, fd: int, selectable: object) -> None:
+                raise MemoryError
+
+        there = self.reactor._selectables
+        self.reactor._selectables = Scarce()
+        ours, theirs = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.addCleanup(theirs.close)
+        with self.assertRaises(MemoryError):
+            self.reactor.addReader(ours)
+        self.reactor._selectables = there
+        self.reactor.addReader(ours)
+        self.assertIn(ours, self.reactor.getReaders())
+
+    def test_no_memory_to_end_a_connection_that_broke_ends_it_in_the_next_turn(self) -> None:
+        end, scarce = self.reactor._disconnectSelectable, [MemoryError()] * 3
+
+        def ending(*arguments: object) -> None:
+            if scarce:
+                raise scarce.pop()
+            end(*arguments)
+
+        self.reactor._disconnectSelectable = ending
+        client = self.client(b"break")
+        self.run_until(lambda: self.factory.ended == 1)
+        self.assertEqual((scarce, client.recv(100)), ([], b""))
+        self.assertEqual(len(self.flushLoggedErrors(MemoryError, ArithmeticError)), 4)
+
+    def test_no_memory_for_one_of_those_that_leave_together_keeps_no_other(self) -> None:
+        self.reactor.send_together()
+        sent: list[str] = []
+
+        class Reply:
+            def __init__(self, breaks: bool) -> None:
+                self.breaks = breaks
+
+            def flush(self) -> None:
+                sent.append("tried")
+                if self.breaks:
+                    raise MemoryError
+
+        self.reactor.leaving += [Reply(True), Reply(False)]
+        self.reactor.doPoll(0)
+        self.reactor.doPoll(0)
+        self.assertEqual((len(sent), self.reactor.leaving), (2, []))
+        self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)
+
     def test_what_is_to_be_done_soon_is_a_timer_of_another_reactor(self) -> None:
         done: list[str] = []
         clock = Clock()
