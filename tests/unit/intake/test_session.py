@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import unittest
 from typing import Any
+from unittest import mock
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from relayd.intake import factory
 from relayd.intake.limits import Deadlines, SessionLimits
+from relayd.intake.reception import Reception
 from relayd.intake.session import GULP, SIP
 from relayd.mail.message import RecipientState
 from relayd.smtp.exchange import ServerLimits
 from relayd.smtp.extensions import Offer
+from relayd.smtp.server import SmtpServer
 from relayd.spool.errors import SpoolError, SpoolFull
 from tests.unit.intake.scene import CONTENT, HOST, Scene, message
 
@@ -50,6 +54,38 @@ class Dialogues(unittest.TestCase):
         self.assertEqual(scene.log.of("session"), ["192.0.2.1 messages=1 refused=0 0s quit"])
         self.assertEqual((scene.admission.in_all, scene.service.sessions), (0, set()))
         self.assertEqual(scene.clock.getDelayedCalls(), [])
+
+    def test_no_memory_at_the_end_of_a_session_leaves_nobody_counted(self) -> None:
+        for place in ("log", "rollback"):
+            scene = self.scene
+            peer = scene.connect()
+            peer.replies()
+            target = scene.log if place == "log" else Reception
+            name = "session" if place == "log" else "rollback"
+            with (
+                mock.patch.object(target, name, side_effect=MemoryError),
+                self.assertRaises(MemoryError),
+            ):
+                peer.leave()
+            self.assertEqual((scene.admission.in_all, scene.service.sessions), (0, set()))
+            self.assertEqual(scene.clock.getDelayedCalls(), [])
+
+    def test_no_memory_for_a_session_leaves_nobody_counted(self) -> None:
+        with (
+            mock.patch.object(factory, "Session", side_effect=MemoryError),
+            self.assertRaises(MemoryError),
+        ):
+            self.scene.connect()
+        self.assertEqual(self.scene.admission.in_all, 0)
+
+    def test_no_memory_to_say_421_closes(self) -> None:
+        peer = self.scene.greeted()
+        with (
+            mock.patch.object(Reception, "receive", side_effect=MemoryError),
+            mock.patch.object(SmtpServer, "fail", side_effect=MemoryError),
+        ):
+            peer.say("MAIL FROM:<s@example.org>")
+        self.assertTrue(peer.told_to_go)
 
     def test_a_device_that_does_not_say_who_it_is(self) -> None:
         peer = self.scene.connect()

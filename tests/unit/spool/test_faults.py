@@ -235,6 +235,61 @@ class FailingCommitTests(FaultCase):
             assert not scarce
             assert not events
 
+    def test_no_memory_at_any_step_of_the_writer_leaves_nobody_without_an_answer(self) -> None:
+        steps = ("_transaction", "_commit", "_fail", "_mend", "_recover", "_take")
+        for step in steps:
+            with self.subTest(step=step), self.harness() as (harness, _):
+                writer = harness.spool._writer
+                does, scarce = getattr(writer, step), [MemoryError()] * 3
+
+                def doing(*given: Any, does: Any = does, scarce: Any = scarce) -> Any:  # noqa: ANN401
+                    if scarce:
+                        raise scarce.pop()
+                    return does(*given)
+
+                with patch.object(writer, step, doing):
+                    if step in ("_fail", "_mend", "_recover"):  # there has to be something to mend
+                        writer.suspect(SpoolError("no memory"))
+                    with contextlib.suppress(SpoolError):
+                        harness.put()
+                    harness.bridge.until(lambda harness=harness: harness.spool.healthy)  # type: ignore[misc]
+                with contextlib.suppress(SpoolError):
+                    harness.put()
+                harness.bridge.until(lambda harness=harness: harness.spool.healthy)  # type: ignore[misc]
+                harness.put()
+                assert writer._thread.is_alive()
+
+    def test_no_memory_for_a_question_is_an_answer_and_the_next_has_its_own(self) -> None:
+        with self.harness() as (harness, _):
+            reader = harness.spool._reader
+            failed, scarce = reader._failed, [MemoryError()] * 3
+
+            def failing(error: Exception) -> None:
+                if scarce:
+                    raise scarce.pop()
+                failed(error)
+
+            with (
+                patch.object(reader, "_failed", failing),
+                patch.object(reader, "_answer", side_effect=MemoryError),
+                self.assertRaises(SpoolError),
+            ):
+                harness.bridge.wait(harness.spool.counts())
+            assert harness.bridge.wait(harness.spool.counts()).messages == 0
+
+    def test_no_memory_to_sync_content_is_an_answer_and_the_next_is_taken(self) -> None:
+        with self.harness() as (harness, _):
+            for step in ("sync_directories", "prepare"):
+                draft = harness.spool.create()
+                draft.write(BIG)
+                files = harness.spool._files
+                breaking = patch.object(files, step, side_effect=MemoryError)
+                with breaking, contextlib.suppress(SpoolError):
+                    harness.bridge.wait(draft.commit(submission()))
+                draft = harness.spool.create()
+                draft.write(BIG)
+                harness.bridge.wait(draft.commit(submission()))
+
     def test_outcomes_of_a_failed_commit_can_be_given_again(self) -> None:
         for late in (False, True):
             with self.subTest(late=late), self.harness() as (harness, events):
