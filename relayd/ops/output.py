@@ -100,7 +100,7 @@ class Output:
         while True:
             try:
                 self._write_for_ever()
-            except Exception:  # noqa: S112 - memory; what was not taken is still there
+            except Exception:
                 continue  # nothing is called here, for that might break, too
 
     def _write_for_ever(self) -> None:

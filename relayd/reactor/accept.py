@@ -48,7 +48,6 @@ class LeanConnection(Connection):
         del transport.protocol, transport.socket, transport.fileno
         protocol.connectionLost(DONE)
 
-
     def abortConnection(self) -> None:
         """Close in the next turn; at once where that cannot be asked for."""
         try:

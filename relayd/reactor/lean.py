@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from select import EPOLLIN
 from socket import AF_INET, AF_INET6, AddressFamily
@@ -158,10 +157,10 @@ class LeanReactor(EPollReactor):
             # for there may be none for that either
             try:
                 super().mainLoop()
-            except Exception:  # noqa: S110, SIM105 - as above; it is told of where it broke
+            except Exception:  # noqa: SIM105
                 pass
 
-    def _add(  # noqa: PLR0913 - as Twisted has it
+    def _add(
         self,
         xer: Any,  # noqa: ANN401 - likewise
         primary: set[int],

@@ -291,9 +291,7 @@ class Writer:
         self._tried = True
         trouble = trouble_of(error) or SpoolError(f"spool: {error!r}")
         owed = [
-            write
-            for write in self._taken
-            if write.promise is not None and write not in self._again
+            write for write in self._taken if write.promise is not None and write not in self._again
         ]
         if owed:  # it broke before they were answered, or before they were written
             self._doubtful += [ident for write in owed for ident in write.idents()]

@@ -242,7 +242,7 @@ class FailingCommitTests(FaultCase):
                 writer = harness.spool._writer
                 does, scarce = getattr(writer, step), [MemoryError()] * 3
 
-                def doing(*given: Any, does: Any = does, scarce: Any = scarce) -> Any:  # noqa: ANN401
+                def doing(*given: Any, does: Any = does, scarce: Any = scarce) -> Any:
                     if scarce:
                         raise scarce.pop()
                     return does(*given)
