@@ -155,9 +155,9 @@ class LeanReactor(EPollReactor):
         while self._started:
             # Python says SystemError where it found no memory for a MemoryError; no `suppress`,
             # for there may be none for that either
-            try:
+            try:  # noqa: SIM105
                 super().mainLoop()
-            except Exception:  # noqa: SIM105
+            except Exception:
                 pass
 
     def _add(
