@@ -32,8 +32,19 @@ def _hold(stage: Stage, more: int | None) -> None:
         resource.prlimit(each, resource.RLIMIT_AS, (most, _ENDLESS))
 
 
-async def _released(stage: Stage) -> bool:
+async def _scarce(stage: Stage, first: int, count: int) -> None:
+    """Let so many allocations of it fail, from the first-th on (see tests.faults.scarce)."""
+    with contextlib.suppress(OSError, TimeoutError):  # it crashed, or has no memory to listen
+        reader, writer = await asyncio.open_unix_connection(str(stage.folder / "scarce"))
+        writer.write(f"{first} {count}".encode())
+        await asyncio.wait_for(reader.readline(), 1)
+        writer.close()
+
+
+async def _released(stage: Stage, last_words: float = 0.5) -> bool:
     """It has memory again; where Python itself crashed for want of it, it is started again.
+
+    `last_words`: seconds that one which is crashing takes to write them.
 
     As `Restart=on-failure` of the unit does. CPython aborts where it finds no memory to make an
     exception of (SIGABRT), or runs into a null pointer (SIGSEGV): nothing else is let pass.
@@ -43,7 +54,7 @@ async def _released(stage: Stage) -> bool:
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it is just ending
         if process.running:
             _hold(stage, None)
-    await asyncio.sleep(0.5)  # one that is crashing writes its last words
+    await asyncio.sleep(last_words)
     if process.running:
         return True
     if process.status not in (-signal.SIGABRT, -signal.SIGSEGV):
@@ -87,4 +98,44 @@ async def used_up(row: Row, seed: int, short: bool) -> None:
             row.remarks.append(f"Python itself crashed {crashes} times, and was started again")
         row.add(await stage.finish(), stage)
         wrong = {code for each in stage.injectors for code in each.tally.codes if code >= 500}
+        row.demand(not wrong, f"clients heard {sorted(wrong)}")
+
+
+@fault("memory missing for a moment")
+async def missing(row: Row, seed: int, short: bool) -> None:
+    """No memory at any one step of a message's way, or at many: the next one goes all of it.
+
+    One client alone, so that nobody else covers for a session that is left in silence.
+    """
+    draw = random.Random(f"missing {seed}")
+    async with staged(seed) as stage:
+        stage.build(
+            entry="tests.faults.scarce", environment={"SCARCE": str(stage.folder / "scarce")}
+        )
+        await stage.start()
+        injector = stage.inject(sessions=1, pause=0.0, large=20)
+        crashes = 0
+        deadline = time.monotonic() + (6 if short else 60)
+        while time.monotonic() < deadline:
+            await _scarce(stage, draw.randrange(1, 12_000), draw.choice((1, 2, 5, 20, 200, 3000)))
+            stage.sink.fault("no memory")
+            row.runs += 1
+            await asyncio.sleep(0.1)
+            if stage.relayd.process is not None and stage.relayd.process.running:
+                await _scarce(stage, 0, 0)
+            if not await _released(stage, 0.1):
+                crashes += 1
+            heard, taken = injector.tally.acknowledged, stage.sink.taken
+            took = await stage.until(
+                lambda heard=heard, taken=taken: (  # type: ignore[misc]
+                    injector.tally.acknowledged > heard and stage.sink.taken > taken
+                ),
+                "the next message goes all the way",
+                20,
+            )
+            row.recover = max(row.recover, took)
+        if crashes:
+            row.remarks.append(f"Python itself crashed {crashes} times, and was started again")
+        row.add(await stage.finish(), stage)
+        wrong = {code for code in injector.tally.codes if code >= 500}
         row.demand(not wrong, f"clients heard {sorted(wrong)}")

@@ -6,13 +6,13 @@ its threads, find no memory; `0 0` ends that. It answers with a line.
 
 from __future__ import annotations
 
+import _testcapi
 import contextlib
 import os
 import socket
 import sys
 import threading
-
-import _testcapi
+from pathlib import Path
 
 from twisted.scripts.twistd import run
 
@@ -23,7 +23,7 @@ def _obey(listening: socket.socket) -> None:
             connection, _ = listening.accept()
             with connection:
                 _do(connection)
-        except Exception:  # noqa: S112 - nothing is called here, for that might break, too
+        except Exception:
             continue
 
 
@@ -37,7 +37,7 @@ def _do(connection: socket.socket) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.environ["SCARCE"])
+        Path(os.environ["SCARCE"]).unlink()
     order = socket.socket(socket.AF_UNIX)
     order.bind(os.environ["SCARCE"])
     order.listen()
