@@ -178,7 +178,7 @@ class LeanReactor(EPollReactor):
         if fd in primary:
             return
         known = fd in other
-        poller: Any = self._poller  # type: ignore[has-type]
+        poller: Any = self._poller
         try:
             primary.add(fd)
             selectables[fd] = xer

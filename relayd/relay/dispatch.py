@@ -567,7 +567,9 @@ class Dispatcher:
         """
         if id(delivery) in self._flying:
             self._scheduler.landed(lane, self._flying.pop(id(delivery)))
-        if failure.check(MemoryError, SystemError) and self._busy.pop(id(delivery), None):
+        if isinstance(failure.value, (MemoryError, SystemError)) and self._busy.pop(
+            id(delivery), None
+        ):
             self._disowned.discard(id(delivery))
             self._queue.release(lane, delivery)
             self._scheduler.again_later(lane)

@@ -6,7 +6,7 @@ its threads, find no memory; `0 0` ends that. It answers with a line.
 
 from __future__ import annotations
 
-import _testcapi
+import _testcapi  # type: ignore[import-not-found]
 import contextlib
 import os
 import socket

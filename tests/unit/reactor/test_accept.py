@@ -21,8 +21,8 @@ class Greeting(Protocol):
     """Says a word, goes, and remembers how it ended."""
 
     def connectionMade(self) -> None:
-        if self.factory.scarce:  # type: ignore[union-attr]
-            self.factory.scarce = False  # type: ignore[union-attr]
+        if self.factory.scarce:
+            self.factory.scarce = False
             raise MemoryError
         wire = Wire(self.transport)
         wire.write(b"220 x\r\n")
