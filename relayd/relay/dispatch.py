@@ -567,9 +567,9 @@ class Dispatcher:
         """
         if id(delivery) in self._flying:
             self._scheduler.landed(lane, self._flying.pop(id(delivery)))
-        if isinstance(failure.value, (MemoryError, SystemError)) and self._busy.pop(
-            id(delivery), None
-        ):
+        scarce = isinstance(failure.value, (MemoryError, SystemError))
+        if scarce and id(delivery) in self._busy:
+            del self._busy[id(delivery)]
             self._disowned.discard(id(delivery))
             self._queue.release(lane, delivery)
             self._scheduler.again_later(lane)
