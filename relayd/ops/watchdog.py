@@ -1,8 +1,8 @@
 """Measures that the reactor is never blocked for long, and says what it was doing when it was.
 
-Theory of operation. The reactor beats twenty times a second. A thread of our own looks as often:
-is a beat late, it notes where the reactor's thread stands in the code. The next beat then tells
-the log. A reactor that was found waiting for events was not blocked: the machine was busy.
+Theory of operation. The reactor knows when a turn began, and tells how long one took that was too
+long. A thread of our own looks ten times a second: does a turn take long already, it notes where
+the reactor's thread stands in the code. So a reactor that has nothing to do is not woken for this.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ import time
 from collections.abc import Callable
 from pathlib import PurePath
 from types import FrameType
+from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.mail.log import MailLog
 
-BEAT = 0.05  # seconds
-LIMIT = 0.1  # seconds that one thing may take
+BEAT = 0.1  # seconds from one look to the next
+LIMIT = 0.1  # seconds that one turn may take
 QUIET = 10.0  # seconds between two lines in the log
 DEPTH = 6  # calls that a line shows, the innermost first
 
-_IDLE = {"doPoll", "doSelect", "doIteration", "doWaitForMultipleEvents"}
-
 
 class Watchdog:
-    """Beats in the reactor from `start` to `stop`, which are called in the reactor's thread."""
+    """Looks at a reactor from `start` to `stop`, which are called in the reactor's thread.
+
+    The reactor is that of relayd.reactor.lean; of another, which knows of no turns, nothing is said.
+    """
 
     def __init__(
         self,
@@ -39,15 +41,14 @@ class Watchdog:
     ) -> None:
         self.blocked = 0  # times since the start
         self.worst = 0.0  # seconds, of those
-        self._reactor = reactor
+        self._reactor: Any = reactor
+        self._call: IDelayedCall | None = None  # to tell what is unsaid
         self._log = log
         self._seconds = seconds
         self._limit = limit
-        self._call: IDelayedCall | None = None
         self._watched = 0  # the reactor's thread
-        self._beat_at = 0.0
         self._place: tuple[str, ...] = ()  # where it was found; written by our thread only
-        self._place_of = -1.0  # ... in which beat
+        self._place_of = 0.0  # ... in the turn that began then
         self._unsaid: list[tuple[float, tuple[str, ...]]] = []
         self._quiet_until = float("-inf")
         self._stopped = threading.Event()
@@ -56,8 +57,7 @@ class Watchdog:
     def start(self) -> None:
         """From now on."""
         self._watched = threading.get_ident()
-        self._beat_at = self._seconds()
-        self._call = self._reactor.callLater(BEAT, self._beat)
+        self._reactor.long_turn = (self._limit, self._was_long)
         self._stopped.clear()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
@@ -65,37 +65,30 @@ class Watchdog:
     def stop(self) -> None:
         """No more."""
         self._stopped.set()
+        self._reactor.long_turn = None
         if self._call is not None and self._call.active():
             self._call.cancel()
         self._call = None
 
     # in the reactor's thread
 
-    def _beat(self) -> None:
-        now = self._seconds()
-        late, last = now - self._beat_at - BEAT, self._beat_at
-        self._beat_at = now
-        if late > self._limit:
-            self._was_late(late, self._place if self._place_of == last else ())
-        if self._unsaid and now >= self._quiet_until:
-            self._say(now)
-        self._call = self._reactor.callLater(BEAT, self._beat)
-
-    def _was_late(self, late: float, place: tuple[str, ...]) -> None:
-        if place and place[0].rpartition(" ")[2] in _IDLE:
-            return
+    def _was_long(self, seconds: float) -> None:
         self.blocked += 1
-        self.worst = max(self.worst, late)
-        self._unsaid.append((late, place))
+        self.worst = max(self.worst, seconds)
+        known = self._place_of == self._reactor.turn_began
+        self._unsaid.append((seconds, self._place if known else ()))
+        if self._call is None:
+            left = max(self._quiet_until - self._seconds(), 0.0)
+            self._call = self._reactor.callLater(left, self._say)
 
-    def _say(self, now: float) -> None:
-        self._quiet_until = now + QUIET
+    def _say(self) -> None:
+        self._call, self._quiet_until = None, self._seconds() + QUIET
         times = len(self._unsaid)
-        late, place = max(self._unsaid)
+        longest, place = max(self._unsaid)
         self._unsaid.clear()
         self._log.trouble(
             "reactor blocked",
-            seconds=round(late, 3),
+            seconds=round(longest, 3),
             times=times,
             at=" < ".join(place) or "unknown",
         )
@@ -107,13 +100,13 @@ class Watchdog:
             self.look()
 
     def look(self) -> None:
-        """Note what the reactor's thread is doing, once for each beat that is late."""
-        beat_at = self._beat_at
-        if self._place_of == beat_at or self._seconds() - beat_at - BEAT <= self._limit:
+        """Note what the reactor's thread is doing, once for each turn that takes long."""
+        began = getattr(self._reactor, "turn_began", 0.0)
+        if not began or self._place_of == began or self._seconds() - began <= self._limit:
             return
         frame = sys._current_frames().get(self._watched)
         self._place = tuple(_calls(frame))
-        self._place_of = beat_at
+        self._place_of = began
 
 
 def _calls(frame: FrameType | None) -> list[str]:

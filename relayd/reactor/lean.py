@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from select import EPOLLIN
 from socket import AF_INET, AF_INET6, AddressFamily
+from time import monotonic
 from typing import Any, Protocol, cast
 
 from twisted.internet.epollreactor import EPollReactor
@@ -39,6 +40,8 @@ class LeanReactor(EPollReactor):
     """Twisted's epoll reactor, but that it calls what an event is for straight away."""
 
     leaving: list[Leaving] | None = None  # what goes at the turn's end; None: all goes at once
+    turn_began = 0.0  # by time.monotonic; 0: it waits for events
+    long_turn: tuple[float, Callable[[float], None]] | None = None  # seconds; who hears of longer
 
     def __init__(self) -> None:
         self._soon: list[tuple[Callable[..., object], tuple[object, ...]]] = []
@@ -118,9 +121,18 @@ class LeanReactor(EPollReactor):
                 self.leaving.clear()  # the list is known to those who put themselves there
         if self.unended:
             self._end_the_broken()
+        if self.long_turn is not None and self.turn_began:
+            limit, hears = self.long_turn
+            try:
+                if (took := monotonic() - self.turn_began) > limit:
+                    hears(took)
+            except Exception:
+                tell()
         reactor: Any = self  # Twisted has no types for its insides
         selectables = reactor._selectables
+        self.turn_began = 0.0
         events = reactor._poller.poll(_FOR_EVER if timeout is None else timeout, len(selectables))
+        self.turn_began = monotonic()
         for fd, event in events:
             selectable = selectables.get(fd)  # None: it went while others had their turn
             if selectable is None:

@@ -425,6 +425,8 @@ class Relayd:
         return found.group(1).decode()
 
     def _ready(self) -> bool:
+        if self.own_mounts:
+            return bool(self.ctl("status", check=False).stdout)
         with contextlib.suppress(*_UNANSWERED):
             return bool(self.daemon.answer("status"))
         return False
