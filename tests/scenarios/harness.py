@@ -34,7 +34,6 @@ from twisted.trial import unittest
 from relayd.ctl import relayctl
 from relayd.ctl.client import Daemon, DaemonError
 from relayd.ctl.socketpath import FailureError, socket_of
-from relayd.ops.queuerows import queue_messages
 from tests.ports import free_port as free_port
 from tests.scenarios import evidence, network
 from tests.support import Timed
@@ -462,15 +461,9 @@ class Relayd:
             raise AssertionError(f"{error}\n{self.log()}") from None
 
     def queue(self, *filters: str) -> list[dict[str, Any]]:
-        """What `relayctl queue --json` tells, one object a message."""
-        if self.own_mounts or filters:
-            lines = self.ctl("queue", "--json", *filters).stdout.splitlines()
-            return [json.loads(line) for line in lines if line.strip()]
-        try:
-            pages = list(queue_messages(self.daemon.ask("queue", limit=0)))
-        except _UNANSWERED as error:
-            raise AssertionError(f"queue: {error}\n{self.log()}") from None
-        return [message for page in pages for message in page]
+        """`relayctl queue --json`, one object a message."""
+        lines = self.ctl("queue", "--json", *filters).stdout.splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
 
     def wait_empty(self, seconds: float = 60.0) -> None:
         """Until nothing waits in the spool."""
