@@ -567,6 +567,8 @@ class Dispatcher:
         """
         if id(delivery) in self._flying:
             self._scheduler.landed(lane, self._flying.pop(id(delivery)))
+        if lane.older:
+            lane.older.discard(id(delivery))  # a probe waits for it no more
         scarce = isinstance(failure.value, (MemoryError, SystemError))
         if scarce and id(delivery) in self._busy:
             del self._busy[id(delivery)]
