@@ -28,7 +28,7 @@ DEPTH = 6  # calls that a line shows, the innermost first
 class Watchdog:
     """Looks at a reactor from `start` to `stop`, which are called in the reactor's thread.
 
-    The reactor is that of relayd.reactor.lean; of another, which knows of no turns, nothing is said.
+    The reactor is relayd.reactor.lean's; another knows of no turns, and nothing is said of it.
     """
 
     def __init__(

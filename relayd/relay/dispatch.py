@@ -452,13 +452,17 @@ class Dispatcher:
             if each.records[0].recipient.destination == destination
         }
 
+    def _end(self, lane: Lane, delivery: Delivery) -> None:
+        """It is under way no more; whoever calls this lets go of what the lane holds for it."""
+        del self._busy[id(delivery)]
+        if lane.older:
+            lane.older.discard(id(delivery))
+
     def _put_back(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         """It has to wait for its site, after all."""
         del self._flying[id(delivery)]
         self._scheduler.landed(lane, shares)
-        del self._busy[id(delivery)]
-        if lane.older:
-            lane.older.discard(id(delivery))
+        self._end(lane, delivery)
         if id(delivery) in self._disowned or self._phase is not Phase.RUNNING:
             self._disowned.discard(id(delivery))
             self._withdrawn.discard(id(delivery))
@@ -589,7 +593,7 @@ class Dispatcher:
             self._scheduler.landed(lane, self._flying.pop(id(delivery)))
         scarce = isinstance(failure.value, (MemoryError, SystemError))
         if scarce and id(delivery) in self._busy:
-            del self._busy[id(delivery)]
+            self._end(lane, delivery)
             self._disowned.discard(id(delivery))
             self._withdrawn.discard(id(delivery))
             self._queue.release(lane, delivery)
@@ -758,9 +762,7 @@ class Dispatcher:
         return settlements, written
 
     def _done(self, lane: Lane, delivery: Delivery, recorded: Sequence[Settlement] | None) -> None:
-        del self._busy[id(delivery)]
-        if lane.older:
-            lane.older.discard(id(delivery))
+        self._end(lane, delivery)
         disowned = id(delivery) in self._disowned
         if disowned:
             self._disowned.discard(id(delivery))

@@ -563,9 +563,8 @@ class Scheduler:
         now = self._now()
         delay = _TICK  # should anything break
         try:
-            if (
-                now < self._ticked_at - _TICK
-            ):  # the wall clock was set back: no time is right any more
+            # the wall clock was set back: no time is right any more
+            if now < self._ticked_at - _TICK:
                 self.retry(None)
                 self._review_at = 0.0
             self._ticked_at = now
