@@ -30,6 +30,7 @@ from relayd.rules.tables.table import Table
 from relayd.rules.view import View
 
 MOST_LABELS = 127  # of a domain (RFC 1035 section 2.3.4)
+MOST_OCTETS = 255
 MOST_RULES = SPAN  # in one file
 
 
@@ -85,15 +86,16 @@ def part_of(
     )
 
 
-def place_of(include: int, before: int, domain: str, rank: int) -> int:
+def place_of(include: int, before: int, domain: str) -> int:
     """The number of a file's first rule: behind those `before` the `include` in its stage.
 
-    Of two files the one about a domain below the other's comes first. `rank` is its own for as long
-    as the process lives.
+    Of two files the one about a domain below the other's comes first, else that whose name does:
+    whenever each was read.
     """
     depth = MOST_LABELS - min(domain.count("."), MOST_LABELS)
+    name = int.from_bytes(domain.encode().ljust(MOST_OCTETS, b"\0"), "big")
     above = -(-before // SPAN)
-    return include * GAP + (above + (depth << 32) + rank + 1) * SPAN
+    return include * GAP + (above + (depth << 8 * MOST_OCTETS) + name) * SPAN
 
 
 class ScopedStage(Stage[R]):
@@ -132,7 +134,8 @@ class ScopedStage(Stage[R]):
         others, recipient.others = recipient.others, ()  # one answer for all of them
         if others:
             key = recipient.key
-            own = self.owns(key) or any(each.owns(key) for each in parts)
+            theirs = _above(self._parts, recipient.domain)  # a sender's file knows no tag of his
+            own = self.owns(key) or any(each.owns(key) for each in theirs)
             recipient.wide = () if own else others
         try:
             found = [*super().candidates(view)]

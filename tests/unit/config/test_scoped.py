@@ -279,6 +279,22 @@ class ScopedTest(unittest.TestCase):
         plan = self.plan(settings, "info+x@example.com")
         self.assertEqual([each.mailbox.domain for each in plan.destinations], ["example.net"])
 
+    def test_a_senders_file_takes_no_tag_from_a_recipient_of_another(self) -> None:
+        self.write("example.com", "accept to info@example.com\n")
+        self.write("other.example", "table t { info+x@example.com }\n"
+                   "hold sender ann@other.example to <t>\n")  # fmt: skip
+        path = self.folder / "relayd.conf"
+        path.write_text(
+            f"hostname gw.example.com\nspool {self.folder}/spool\nsubaddress +\n"
+            "include customers/*.rules scoped\n"
+        )
+        ruleset = config.load(path).ruleset
+        for sender in ("bob@other.example", "bob@elsewhere.example"):
+            facts = Facts(
+                Client("192.0.2.9"), Mailbox.parse(sender), Mailbox.parse("info+x@example.com")
+            )
+            self.assertEqual(evaluate(ruleset, facts).reply.code, 250, sender)
+
     def test_of_many_files_one_that_has_changed_is_compiled_alone(self) -> None:
         for number in range(50):
             self.write(f"c{number}.example", f"accept to @c{number}.example\n")
