@@ -174,14 +174,15 @@ def with_parts(main: Ruleset, parts: Sequence[CustomerRules]) -> Ruleset:
         tables.update(part.tables)
         items += part.items
         expects += part.expects
-    digest = hashlib.sha256(main.hash.encode() + b"".join([part.digest for part in parts]))
+    theirs = b"".join([part.digest for part in parts])
     needs = main.needs.union(*{part.needs for part in parts})
     whole = but(
         main,
         items=tuple(items),
         tables=tables,
         expects=tuple(expects),
-        hash=digest.hexdigest()[:16],
+        hash=_hash(main.hash, theirs),
+        hash_anywhere=_hash(main.hash_anywhere, theirs),
         needs=needs,
         asked=main.asked | frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME},
         authenticates=bool(needs & SIGNATURES),
@@ -242,6 +243,10 @@ def alone(part: CustomerRules, main: Ruleset) -> Ruleset:
         bcc=None,
         at_rcpt=None,
     )
+
+
+def _hash(main: str, theirs: bytes) -> str:
+    return hashlib.sha256(main.encode() + theirs).hexdigest()[:16]
 
 
 def _home(parts: Sequence[CustomerRules], tables: Mapping[str, Table]) -> str:

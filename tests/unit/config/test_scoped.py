@@ -322,6 +322,14 @@ class ScopedTest(unittest.TestCase):
         self.assertIn("its last good version", refused(settings)[0])
         self.assertIn("its last good version", refused(self.load())[0])
 
+    def test_nodes_of_a_cluster_with_other_files_have_other_rules(self) -> None:
+        self.write("example.com", "accept to @example.com\n")
+        before = self.load().ruleset
+        self.write("example.com", "accept to info@example.com\n")
+        after = self.load().ruleset
+        self.assertNotEqual(after.hash, before.hash)
+        self.assertNotEqual(after.hash_anywhere, before.hash_anywhere)
+
     def test_tables_of_two_files_may_have_the_same_name(self) -> None:
         self.write(
             "example.com", "table mine { a@example.com, x@other.example }\naccept to <mine>\n"
