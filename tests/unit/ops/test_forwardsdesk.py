@@ -109,3 +109,15 @@ class ForwardsDeskTest(unittest.TestCase):
             self.file.read_text(),
             "accept to @example.com\nforward bob@example.com -> x@example.net\n",
         )
+
+    def test_a_name_with_a_space_of_another_script_is_no_other_name(self) -> None:
+        for local in ("\u00a0ann", "ann\u3000x", "ann\u2003"):
+            with self.subTest(local):
+                self.file.write_text("accept to @example.com\n")
+                self.load()
+                mailbox, target = Mailbox(local, "example.com"), Mailbox.parse("x@example.net")
+                self.desk.set(self.desk.find("example.com"), mailbox, [target])
+                found = self.desk.find("example.com")
+                self.assertEqual(told(found), {local: ["x@example.net"]})
+                self.desk.unset(found, mailbox)
+                self.assertEqual(told(self.desk.find("example.com")), {})
