@@ -6,6 +6,7 @@ What else stands there, comments too, stays as it is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from relayd.mail.address import Mailbox
 from relayd.rules.conditions.mailbox import ToRecipient
@@ -37,7 +38,8 @@ def with_forward(text: str, mailbox: Mailbox, targets: Sequence[Mailbox]) -> str
             # of a rule that is about others as well only this one is taken away: the first one wins
             until = ends if _only(item, mailbox) else begins
             return _text([*lines[:begins], rule, *lines[until:]])
-    return _text([*lines, rule])
+    at = next((begins for begins, _, item in _items(text) if _is_wide(item)), len(lines))
+    return _text([*lines[:at], rule, *lines[at:]])
 
 
 def with_accept(text: str, mailbox: Mailbox) -> str:
@@ -49,22 +51,39 @@ def with_accept(text: str, mailbox: Mailbox) -> str:
 
 
 def without_forward(text: str, mailbox: Mailbox) -> str:
-    """The text without lines about this mailbox alone."""
+    """The text in which no line says what becomes of it, nor accepts it alone."""
     lines = _lines(text)
-    gone: set[int] = set()
-    for begins, ends, item in _items(text):
+    for begins, ends, item in reversed([*_items(text)]):
         alone = isinstance(item, AdmissionRule) and item == AdmissionRule(
             "accept", (ToRecipient((Exact(mailbox),)),)
         )
         if alone or _only(item, mailbox):
-            gone.update(range(begins, ends))
-    return _text([line for number, line in enumerate(lines) if number not in gone])
+            del lines[begins:ends]
+        elif isinstance(item, Forward) and _names(item, mailbox):
+            others = tuple(each for each in item.patterns if not _is(each, mailbox))
+            lines[begins:ends] = [str(replace(item, patterns=others))]
+    return _text(lines)
 
 
 def _names(item: Item, mailbox: Mailbox) -> bool:
-    return isinstance(item, Forward) and not item.when and any(
-        isinstance(each, Exact) and each.mailbox.key == mailbox.key for each in item.patterns
-    )  # fmt: skip
+    return (
+        isinstance(item, Forward)
+        and not item.when
+        and any(_is(each, mailbox) for each in item.patterns)
+    )
+
+
+def _is(pattern: object, mailbox: Mailbox) -> bool:
+    return isinstance(pattern, Exact) and pattern.mailbox.key == mailbox.key
+
+
+def _is_wide(item: Item) -> bool:
+    """Whether it is about mailboxes that it does not name, so that nothing below is reached."""
+    return (
+        isinstance(item, Forward)
+        and not item.when
+        and not all(isinstance(each, Exact) for each in item.patterns)
+    )
 
 
 def _only(item: Item, mailbox: Mailbox) -> bool:

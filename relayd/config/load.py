@@ -59,7 +59,7 @@ from relayd.rules.check.check import (
     used_tables,
     word_at,
 )
-from relayd.rules.check.expect import failures
+from relayd.rules.check.expect import outcomes
 from relayd.rules.check.filtering import filter_problems
 from relayd.rules.check.loops import loops
 from relayd.rules.check.scope import Shared
@@ -370,7 +370,8 @@ class _Loader:
         problems += hop_problems(ruleset.next_hops, places, own, hostname)
         problems += self._logins(values, ruleset.next_hops, places, tables)
         problems += [*shadowed(ruleset), *loops(ruleset)]
-        problems += failures(ruleset) if not problems else []
+        failed, failing_now = outcomes(ruleset) if not problems else ([], [])
+        problems += failed
         if problems:
             raise self._errors(problems)
         reached = [each for each in listeners or Settings.listeners if isinstance(each, Listener)]
@@ -382,6 +383,7 @@ class _Loader:
             *self._hostname(path, hostname),
             *self._unseen,
             *scoped.warnings(),
+            *failing_now,
             *cautions(ruleset, open_to_strangers(reached)),
             *open_keys(self._private_keys()),
             *unfindable(ruleset.next_hops, places, name_order(self._values_of("resolver"))),

@@ -5,7 +5,6 @@ What is wrong with one harms nobody else: its last good version stays in force, 
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +32,6 @@ from relayd.rules.scoped import MOST_RULES, CustomerRules, alone, part_of, place
 MOST_OCTETS = 1 << 20  # of a file
 YOUNG = 0.5  # seconds in which a file may change again and look the same
 _EXPECTED = "expected the name of a domain: customers/example.com.rules"
-_ranks = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,6 @@ class ScopedFile:
     octets: bytes | None  # in force; None: nothing of it is
     part: CustomerRules | None
     problems: tuple[Problem, ...]  # why it is not what stands on disk
-    rank: int
 
     def warnings(self) -> list[Problem]:
         """As `check` and `status` name it."""
@@ -138,9 +135,10 @@ def read_files(
         for path in paths:
             files[path] = reader.read(include, path)
     read = ScopedFiles(main, files)
-    if found and texts.draft is None:  # a draft was never in force
+    if texts.draft is None:  # a draft was never in force
         _last.pop(main.folder, None)
-        _last[main.folder] = read
+        if found:
+            _last[main.folder] = read
         if len(_last) > 1:  # whoever reads others in turn has time
             del _last[next(iter(_last))]
     return read
@@ -187,7 +185,6 @@ class _Reader:
         good: bool,
     ) -> ScopedFile:
         path = Path(name) if known is None else known.path
-        rank = next(_ranks) if known is None else known.rank
         shown = _plain(os.path.join(include.shown, path.name))  # noqa: PTH118 - as it was spelled
         source = Source(shown, _plain(short_name(path, self._main.folder)), ())
         octets: bytes | None = None
@@ -199,23 +196,21 @@ class _Reader:
             octets = self._octets(include, name)
             if good and known is not None and known.part is not None and octets == known.octets:
                 return replace(known, seen=_settled(seen), problems=())
-            part, problems = self._compiled(include, domain, octets, source, rank)
+            part, problems = self._compiled(include, domain, octets, source)
         except AddressError as error:
             part, problems = None, [Problem(Place(source, 1), _plain(str(error)), _EXPECTED)]
-            return ScopedFile(include, path, None, None, part, tuple(problems), rank)
+            return ScopedFile(include, path, None, None, part, tuple(problems))
         except OSError as error:
             what = f"cannot read {shown}: {error.strerror or error}"
             part, problems = None, [Problem(Place(source, 1), what, "expected a file of rules")]
         if part is not None:
-            return ScopedFile(include, path, _settled(seen), octets, part, (), rank)
+            return ScopedFile(include, path, _settled(seen), octets, part, ())
         if good and known is not None and known.part is not None:
             return replace(known, seen=None, problems=tuple(problems))
         instead = known.octets if known is not None else self._last_good(path)
         if instead is not None and instead != octets:
-            part, _ = self._compiled(include, domain, instead, source, rank)
-        return ScopedFile(
-            include, path, None, instead if part else None, part, tuple(problems), rank
-        )
+            part, _ = self._compiled(include, domain, instead, source)
+        return ScopedFile(include, path, None, instead if part else None, part, tuple(problems))
 
     def _octets(self, include: ScopedInclude, path: str) -> bytes:
         """What stands in it; raises OSError."""
@@ -238,7 +233,7 @@ class _Reader:
             return None
 
     def _compiled(
-        self, include: ScopedInclude, domain: str, octets: bytes, source: Source, rank: int
+        self, include: ScopedInclude, domain: str, octets: bytes, source: Source
     ) -> tuple[CustomerRules | None, list[Problem]]:
         """The rules; None: there are problems."""
         main = self._main
@@ -273,7 +268,7 @@ class _Reader:
             items,
             tables,
             main.rules,
-            place_of(include.number, include.before, domain, rank),
+            place_of(include.number, include.before, domain),
         )
         own = alone(part, main.rules)
         problems += shadowed(own)
@@ -321,14 +316,12 @@ def examine(folder: Path, path: Path, octets: bytes) -> tuple[Ruleset | None, li
     if last is None:
         nothing = Problem(Place(Source(str(path), path.name, ()), 1), "no file is included", "")
         return None, [nothing]
-    known = last.files.get(str(path))
     include = ScopedInclude(0, 0, str(path.parent), str(path.parent))
     reader = _Reader(last.main, Texts(), lambda: None, last)
     source = Source(str(path), short_name(path, folder), ())
-    rank = next(_ranks) if known is None else known.rank
     try:
         domain = domain_of_file(path)
     except AddressError as error:
         return None, [Problem(Place(source, 1), str(error), _EXPECTED)]
-    part, problems = reader._compiled(include, domain, octets, source, rank)
+    part, problems = reader._compiled(include, domain, octets, source)
     return (None if part is None else with_parts(last.main.rules, [part])), problems

@@ -45,6 +45,8 @@ class Texts:
             found = os.lstat(path)
         except OSError:
             return None
+        if stat.S_ISLNK(found.st_mode):
+            return None  # it looks the same whatever becomes of what it leads to
         return found.st_ctime_ns, found.st_mtime_ns, found.st_ino, found.st_size, found.st_mode
 
     def keep(self, path: str, octets: bytes) -> None:

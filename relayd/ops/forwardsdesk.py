@@ -19,14 +19,17 @@ from relayd.config.forwardlines import forwards, with_accept, with_forward, with
 from relayd.config.scopedfiles import MOST_OCTETS, examine
 from relayd.mail.address import AddressError, Mailbox, check_domain, fold_domain
 from relayd.mail.client import Client
+from relayd.mail.plan import Verdict
+from relayd.rules.check.expect import OUTSIDER, SOMEBODY
 from relayd.rules.check.scope import domain_of_file
+from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.language.model import Include
 from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
 from relayd.spool.disk.content import sync_directory
 
-STRANGER = Client("192.0.2.1")  # RFC 5737
+STRANGER = Client(OUTSIDER, helo="outside.invalid", rdns=str(REVERSE_NAME.usual))
 
 
 class ForwardsError(Exception):
@@ -54,8 +57,8 @@ class CustomerFile:
 
     @property
     def text(self) -> str:
-        """What stands in it."""
-        return (self.octets or b"").decode("utf-8-sig", "replace")
+        """What stands in it; a comment may be in any code, and stays so."""
+        return (self.octets or b"").decode("utf-8-sig", "surrogateescape")
 
     @property
     def tag(self) -> str:
@@ -117,7 +120,7 @@ class ForwardsDesk:
 
     def replace(self, file: CustomerFile, text: str) -> None:
         """Write it, if it is good, and still as it was found; raises ForwardsError."""
-        octets = text.encode()
+        octets = _octets(text)
         if len(octets) > MOST_OCTETS:
             raise ForwardsError(f"more than {MOST_OCTETS:,} octets")
         self._checked(file, text)
@@ -133,7 +136,7 @@ class ForwardsDesk:
     def _examined(self, file: CustomerFile, text: str) -> tuple[Ruleset | None, list[Problem]]:
         path = self._settings().path
         assert path is not None
-        return examine(path.parent, file.path, text.encode())
+        return examine(path.parent, file.path, _octets(text))
 
     def remove(self, file: CustomerFile) -> None:
         """Let nothing be in force of it; raises ForwardsError."""
@@ -150,17 +153,17 @@ class ForwardsDesk:
         """Let the mailbox become these; raises ForwardsError."""
         text = with_forward(file.text, mailbox, targets)
         rules, _ = self._examined(file, text)
-        if rules is not None:
-            facts = Facts(STRANGER, Mailbox("somebody", "outside.invalid"), mailbox)
-            if not evaluate(rules, facts).matched:
-                text = with_accept(text, mailbox)
+        if rules is not None and not _takes(rules, mailbox):
+            accepting = with_accept(text, mailbox)
+            # one that would never be reached is of no use: rules above refuse him
+            text = accepting if self._examined(file, accepting)[0] is not None else text
         self.replace(file, text)
 
     def unset(self, file: CustomerFile, mailbox: Mailbox) -> None:
         """Let it become nothing else any more; raises ForwardsError."""
         text = without_forward(file.text, mailbox)
         if text == file.text:
-            raise NoSuchForwardsError(f"no line is about {mailbox} alone")
+            raise NoSuchForwardsError(f"no line is about {mailbox}")
         self.replace(file, text)
 
     def _put(self, file: CustomerFile, octets: bytes) -> None:
@@ -190,6 +193,20 @@ class ForwardsDesk:
                 Path(name).unlink()
             raise
         sync_directory(path.parent)
+
+
+def _takes(rules: Ruleset, mailbox: Mailbox) -> bool:
+    """Whether mail for him is taken, from a stranger of whom nobody says anything bad."""
+    facts = Facts(STRANGER, SOMEBODY, mailbox, gathered=rules.usual)
+    return evaluate(rules, facts).verdict is not Verdict.REFUSE
+
+
+def _octets(text: str) -> bytes:
+    """As it is written; raises ForwardsError."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ForwardsError("it has characters that are none") from None
 
 
 def domain_in(text: str) -> str:

@@ -30,6 +30,7 @@ from relayd.rules.tables.table import Table
 from relayd.rules.view import View
 
 MOST_LABELS = 127  # of a domain (RFC 1035 section 2.3.4)
+MOST_OCTETS = 255
 MOST_RULES = SPAN  # in one file
 
 
@@ -85,15 +86,16 @@ def part_of(
     )
 
 
-def place_of(include: int, before: int, domain: str, rank: int) -> int:
+def place_of(include: int, before: int, domain: str) -> int:
     """The number of a file's first rule: behind those `before` the `include` in its stage.
 
-    Of two files the one about a domain below the other's comes first. `rank` is its own for as long
-    as the process lives.
+    Of two files the one about a domain below the other's comes first, else that whose name does:
+    whenever each was read.
     """
     depth = MOST_LABELS - min(domain.count("."), MOST_LABELS)
+    name = int.from_bytes(domain.encode().ljust(MOST_OCTETS, b"\0"), "big")
     above = -(-before // SPAN)
-    return include * GAP + (above + (depth << 32) + rank + 1) * SPAN
+    return include * GAP + (above + (depth << 8 * MOST_OCTETS) + name) * SPAN
 
 
 class ScopedStage(Stage[R]):
@@ -132,7 +134,8 @@ class ScopedStage(Stage[R]):
         others, recipient.others = recipient.others, ()  # one answer for all of them
         if others:
             key = recipient.key
-            own = self.owns(key) or any(each.owns(key) for each in parts)
+            theirs = _above(self._parts, recipient.domain)  # a sender's file knows no tag of his
+            own = self.owns(key) or any(each.owns(key) for each in theirs)
             recipient.wide = () if own else others
         try:
             found = [*super().candidates(view)]
@@ -171,14 +174,15 @@ def with_parts(main: Ruleset, parts: Sequence[CustomerRules]) -> Ruleset:
         tables.update(part.tables)
         items += part.items
         expects += part.expects
-    digest = hashlib.sha256(main.hash.encode() + b"".join([part.digest for part in parts]))
+    theirs = b"".join([part.digest for part in parts])
     needs = main.needs.union(*{part.needs for part in parts})
     whole = but(
         main,
         items=tuple(items),
         tables=tables,
         expects=tuple(expects),
-        hash=digest.hexdigest()[:16],
+        hash=_hash(main.hash, theirs),
+        hash_anywhere=_hash(main.hash_anywhere, theirs),
         needs=needs,
         asked=main.asked | frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME},
         authenticates=bool(needs & SIGNATURES),
@@ -239,6 +243,10 @@ def alone(part: CustomerRules, main: Ruleset) -> Ruleset:
         bcc=None,
         at_rcpt=None,
     )
+
+
+def _hash(main: str, theirs: bytes) -> str:
+    return hashlib.sha256(main.encode() + theirs).hexdigest()[:16]
 
 
 def _home(parts: Sequence[CustomerRules], tables: Mapping[str, Table]) -> str:

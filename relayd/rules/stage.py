@@ -25,8 +25,8 @@ R = TypeVar("R", bound=Rule)
 # Where files of many people are included, their rules have numbers of their own, between those of
 # the rules above and below: see relayd.rules.scoped.
 SPAN = 1 << 16  # numbers of one file
-GAP = 1 << 56  # ... of one include
-LAST = 1 << 90  # behind all
+GAP = 1 << 2100  # ... of one include, in which files are numbered by their names
+LAST = GAP << 64  # behind all
 
 
 class ReadyRule(Generic[R]):

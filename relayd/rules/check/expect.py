@@ -16,7 +16,7 @@ from relayd.rules.language.model import REWRITTEN, Expect, Expected
 from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.tables.live import LiveTable
-from relayd.rules.tables.snapshot import SnapshotTable
+from relayd.rules.tables.snapshot import SnapshotTable, nothing_read
 
 OUTSIDER = "192.0.2.1"  # who asks when an `expect` names no client (RFC 5737)
 SOMEBODY = Mailbox("somebody", "outside.invalid")
@@ -29,23 +29,35 @@ _VERDICTS = {
 
 
 def failures(ruleset: Ruleset) -> list[Problem]:
-    """A problem for each `expect` that fails: what comes out instead, and by which rules."""
-    problems = []
-    # a directory that was not read yet refuses no start
+    """A problem for each `expect` that fails, whatever directories hold."""
+    return outcomes(ruleset)[0]
+
+
+def outcomes(ruleset: Ruleset) -> tuple[list[Problem], list[Problem]]:
+    """What comes out instead of what an `expect` says, and by which rules.
+
+    The others are of those that fail by what a directory holds now. It changes without a word in
+    the files, and must not keep them from being read: not when relayd starts, either.
+    """
+    failed: list[Problem] = []
+    now: list[Problem] = []
     tables = ruleset.tables.values()
-    unknown = any(
-        isinstance(each, LiveTable) or (isinstance(each, SnapshotTable) and not each.known)
-        for each in tables
-    )
+    live = any(isinstance(each, LiveTable) for each in tables)
+    read = any(isinstance(each, SnapshotTable) for each in tables)
+    unknown = live or any(isinstance(each, SnapshotTable) and not each.known for each in tables)
     for expect in ruleset.expects:
-        plan = evaluate_aloud(ruleset, facts_of(ruleset, expect))
-        if not met(expect, plan) and not (unknown and _put_off(plan)):
-            problems.append(
-                Problem(
-                    expect.place, f"the test fails: it comes out as {described(plan)}", _cause(plan)
-                )
-            )
-    return problems
+        facts = facts_of(ruleset, expect)
+        plan = evaluate_aloud(ruleset, facts)
+        if met(expect, plan) or (unknown and _put_off(plan)):
+            continue
+        what = f"the test fails: it comes out as {described(plan)}"
+        found = failed
+        if read:
+            with nothing_read():
+                if _put_off(evaluate_aloud(ruleset, facts)):
+                    found, what = now, f"{what}, by what a directory holds now"
+        found.append(Problem(expect.place, what, _cause(plan)))
+    return failed, now
 
 
 def _put_off(plan: Plan) -> bool:

@@ -32,6 +32,8 @@ from relayd.rules.language.pattern import Domain, Exact, InTable, Regex, SubDoma
 from relayd.rules.language.source import Complaint, Place, Problem, did_you_mean, one_of
 
 ALLOWED = ("accept", "reject", "defer", "hold", "discard", "forward", "header", "expect", "table")
+# what they say is believed further on because it is we who say it
+_OUR_WORD = re.compile(r"(?i)Authentication-Results|Received-SPF|ARC-.*")
 _TABLE = re.compile(r"<([^<>]*)>\Z")
 _VERBS: Mapping[str, Reader[Item]] = {name: VERBS[name] for name in ALLOWED}
 
@@ -108,6 +110,9 @@ class _Scope:
         if isinstance(item, Forward):
             return self._confined(item, item.patterns, ToRecipient)
         assert isinstance(item, AdmissionRule | HeaderEdit)
+        if isinstance(item, HeaderEdit) and _OUR_WORD.fullmatch(item.name):
+            what = f"{item.name} is relayd's own word about mail"
+            raise self._complain(item, item.name, what, "expected another field")
         return self._with_condition(item)
 
     def _named(self, statement: Statement) -> Iterator[Lexeme]:

@@ -11,7 +11,7 @@ from relayd.rules.language.lexer import quote, string
 from relayd.rules.language.regex import compiled
 from relayd.rules.language.size import size_text
 
-_MARKS = re.compile(r"[#{}]|\A\*\Z")  # atext that the language has another use for
+_MARKS = re.compile(r"[#{}\s]|\A\*\Z")  # atext that the language has another use for
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import sqlite3
+import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -219,6 +220,20 @@ def _spelled(word: str) -> Iterable[str]:
     return (word, _WORD + word) if "@" in word[1:-1] else (_WORD + word,)
 
 
+_closed: set[int] = set()  # threads to which nothing is known of directories
+
+
+@contextlib.contextmanager
+def nothing_read() -> Iterator[None]:
+    """In this thread directories are asked as if none had been read yet."""
+    thread = threading.get_ident()
+    _closed.add(thread)
+    try:
+        yield
+    finally:
+        _closed.discard(thread)
+
+
 class SnapshotTable(Table):
     """A directory's entries as they were last read; while there are none, nothing is known.
 
@@ -247,6 +262,8 @@ class SnapshotTable(Table):
     @property
     def table(self) -> ListTable | MapTable:
         """What it is now; raises Unknown."""
+        if _closed and threading.get_ident() in _closed:
+            raise Unknown(f"what table {self.name} holds is left open")
         now = self._seconds()
         if now >= self._due:
             self._due = now + LOOK

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
 from relayd import config
+from relayd.mail.address import Mailbox
+from relayd.mail.client import Client
+from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.tables.snapshot import SnapshotHead, SnapshotTable, write
 
 STATEMENTS = """\
@@ -53,3 +57,45 @@ class DirectoriesTest(unittest.TestCase):
         write(folder / "people", "people", ["a@@b x@example.net"], SnapshotHead("", 2, 0, 0.0, ""))
         warnings = self.load(STATEMENTS + "accept to <domains>\n").warnings
         self.assertIn('table people, entry "a@@b" is passed over', "\n".join(map(str, warnings)))
+
+    def hold(self, name: str, columns: int, *lines: str) -> None:
+        """What the directory is said to have held when it was read last."""
+        folder = self.folder / "spool" / "tables"
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / name, name, lines, SnapshotHead("", columns, 0, time.time(), ""))
+
+    def test_a_test_that_fails_by_what_a_directory_holds_refuses_no_start(self) -> None:
+        self.hold("domains", 1, "example.com")
+        self.hold("people", 2, "info@example.com bob@example.net")
+        told = "\n".join(map(str, self.load(STATEMENTS + RULES).warnings))
+        self.assertIn("the test fails: it comes out as bob@example.net via sink, by what", told)
+        self.assertIn("expect to info@example.com -> ann@example.net\n    ^", told)
+
+    def test_a_test_that_fails_whatever_it_holds_is_a_mistake(self) -> None:
+        self.hold("domains", 1, "example.com")
+        with self.assertRaisesRegex(config.ConfigErrors, "the test fails"):
+            self.load(STATEMENTS + "reject to @b.example\naccept to <domains>\n"
+                      "expect to a@b.example -> a@b.example\n")  # fmt: skip
+
+    def test_a_circle_or_another_number_of_columns_refuses_no_start(self) -> None:
+        self.hold("domains", 1, "example.com")
+        for columns, lines in (
+            (2, ("info@example.com b@example.com", "b@example.com info@example.com")),
+            (1, ("info@example.com",)),
+        ):
+            with self.subTest(columns):
+                self.hold("people", columns, *lines)
+                self.load(STATEMENTS + RULES)
+
+    def test_so_it_is_with_the_tests_in_a_customers_file(self) -> None:
+        self.hold("domains", 1, "b.example")
+        self.hold("people", 1, "bob@example.com")
+        (self.folder / "customers").mkdir()
+        (self.folder / "customers" / "example.com.rules").write_text(
+            "accept to info@example.com\naccept to @example.com when to <people>\n"
+            "expect to ann@example.com -> ann@example.com\n"
+        )
+        shared = STATEMENTS.replace("refresh 30s", "refresh 30s shared")
+        settings = self.load(f"{shared}include customers/*.rules scoped\n")
+        facts = Facts(Client("192.0.2.9"), None, Mailbox.parse("info@example.com"))
+        self.assertEqual(evaluate(settings.ruleset, facts).reply.code, 250)

@@ -102,6 +102,13 @@ THEFTS = {
     'table x postgresql "service=mail" query "SELECT 1" refresh 1m': "x",
     "table x http http://127.0.0.1/x refresh 1m": "x",
     "expect to a@example.com when listed x -> a@example.com": "x",
+    # in our name
+    "header add Authentication-Results dmarc=pass when sender @example.com": (
+        "Authentication-Results"
+    ),
+    "header remove authentication-results when to @example.com": "authentication-results",
+    "header replace ARC-Seal x when sender @example.com": "ARC-Seal",
+    "header add Received-SPF pass when sender @example.com": "Received-SPF",
 }
 
 
@@ -279,6 +286,22 @@ class ScopedTest(unittest.TestCase):
         plan = self.plan(settings, "info+x@example.com")
         self.assertEqual([each.mailbox.domain for each in plan.destinations], ["example.net"])
 
+    def test_a_senders_file_takes_no_tag_from_a_recipient_of_another(self) -> None:
+        self.write("example.com", "accept to info@example.com\n")
+        self.write("other.example", "table t { info+x@example.com }\n"
+                   "hold sender ann@other.example to <t>\n")  # fmt: skip
+        path = self.folder / "relayd.conf"
+        path.write_text(
+            f"hostname gw.example.com\nspool {self.folder}/spool\nsubaddress +\n"
+            "include customers/*.rules scoped\n"
+        )
+        ruleset = config.load(path).ruleset
+        for sender in ("bob@other.example", "bob@elsewhere.example"):
+            facts = Facts(
+                Client("192.0.2.9"), Mailbox.parse(sender), Mailbox.parse("info+x@example.com")
+            )
+            self.assertEqual(evaluate(ruleset, facts).reply.code, 250, sender)
+
     def test_of_many_files_one_that_has_changed_is_compiled_alone(self) -> None:
         for number in range(50):
             self.write(f"c{number}.example", f"accept to @c{number}.example\n")
@@ -300,6 +323,14 @@ class ScopedTest(unittest.TestCase):
         self.assertEqual(self.reply(settings, "info@c7.example"), 250)
         self.assertIn("its last good version", refused(settings)[0])
         self.assertIn("its last good version", refused(self.load())[0])
+
+    def test_nodes_of_a_cluster_with_other_files_have_other_rules(self) -> None:
+        self.write("example.com", "accept to @example.com\n")
+        before = self.load().ruleset
+        self.write("example.com", "accept to info@example.com\n")
+        after = self.load().ruleset
+        self.assertNotEqual(after.hash, before.hash)
+        self.assertNotEqual(after.hash_anywhere, before.hash_anywhere)
 
     def test_tables_of_two_files_may_have_the_same_name(self) -> None:
         self.write(
