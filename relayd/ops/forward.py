@@ -276,7 +276,7 @@ class ForwardedCommands:
             return f"in force, but perhaps not in the worker at {path}: {error}"
 
     async def _reloaded(self, path: Path, latest: float) -> str:
-        answer = await self._ask(path, {"command": "reload"})
+        answer = await self._ask(path, {"command": "reload", BESIDE: True})
         left = max(latest - self._reactor.seconds(), 0.0)
         deadline = self._reactor.callLater(left, answer.close)
         try:

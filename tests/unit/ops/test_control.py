@@ -371,6 +371,13 @@ class CommandTests(Fixture):
             self.ask("explain", recipient="nonsense"), [{"error": "no @ in the address"}]
         )
 
+    def test_a_reload_is_of_who_asked_the_master_for_it(self) -> None:
+        """A worker's line would name the master as its author."""
+        self.ask("reload", beside=True)
+        self.assertEqual([event for event, _ in self.log.notices], [])
+        self.ask("reload")
+        self.assertEqual([event for event, _ in self.log.notices], ["operator"])
+
     def test_what_makes_no_sense_is_said_so(self) -> None:
         for line, complaint in (
             (b"\n", "no line of JSON"),

@@ -14,6 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from relayd.mail.ident import ident_text, make_ident
 from relayd.ops import forward
+from relayd.ops.commands import BESIDE
 from relayd.ops.documents import BusyError, Document, Request, RequestError
 from relayd.ops.explain import QuestionError
 from relayd.ops.forward import ForwardedCommands
@@ -224,6 +225,7 @@ class Forwarded(TestCase):
         answers: list[list[Document]] = [[], [{"answer": {"complaint": ""}}, {"done": True}]]
         commands = self.workers(lambda _: answers.pop(0))
         self.assertEqual(await commands.reload_workers(), "")
+        self.assertEqual(self.asked[-1][1], {"command": "reload", BESIDE: True})
 
     async def test_a_reload_answers_though_a_worker_hangs(self) -> None:
         self.patch(forward, "RELOAD_TIME", 0.1)

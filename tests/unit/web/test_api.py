@@ -157,6 +157,8 @@ class EveryRefusal(Scene, TestCase):
             (403, "POST", "/hold", admin, f"{json_}\r\nOrigin: https://evil.example", hold),
             (404, "GET", "/nowhere", admin, "", ""),
             (404, "GET", "/../1/queue", admin, "", ""),
+            (404, "GET", "", admin, "", ""),
+            (400, "GET", f"/find?subject={'x' * 20_000}", admin, "", ""),
             (404, "GET", "/rules%2f..%2fqueue", admin, "", ""),
             (405, "GET", "/hold", admin, "", ""),
             (405, "POST", "/queue", admin, json_, "{}"),
