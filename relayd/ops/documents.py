@@ -63,7 +63,7 @@ def text_of(request: Request, name: str) -> str:
 
 
 def _is_text(found: str) -> bool:
-    """Whether every store, log and page can take it: JSON, and an argument, can hold what is none."""
+    """Whether every store, log and page can take it; JSON and arguments can hold what is none."""
     try:
         return b"\0" not in found.encode()
     except UnicodeEncodeError:

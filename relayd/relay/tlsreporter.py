@@ -30,7 +30,7 @@ DAY = 86_400
 class Web(Protocol):
     """Who posts; relayd.relay.https.Https."""
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
+    async def hand(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
         """One POST; raises HttpError."""
 
 

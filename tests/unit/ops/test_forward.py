@@ -191,7 +191,7 @@ class Forwarded(TestCase):
         for request in ({"command": "hold", "all": True}, {"command": "find"}):
             with self.assertRaisesRegex(BusyError, "in trouble"):
                 await self.run_(commands, **request)
-        commands._workers = lambda: {}
+        commands._workers = dict
         with self.assertRaisesRegex(BusyError, "no worker is up"):
             await self.run_(commands, command="show", id=ident)
 

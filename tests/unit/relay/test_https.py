@@ -173,10 +173,8 @@ class HttpsTests(TestCase):
         listening = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(listening.close)
         issued = self.authority.issue("idp.example")
-        files = Path(self.mktemp())
-        files.write_bytes(issued.chain_pem + issued.key_pem)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(files)
+        context.load_cert_chain(*issued.write(Path(self.trusted).parent, "idp"))
 
         def serve(said: bytes) -> bytes:
             """What comes on the plain connection after we have said that, at its end."""

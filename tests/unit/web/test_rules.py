@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from typing import Any
 
 from relayd.config import load
@@ -194,14 +195,16 @@ class RulesScreen(RulesScene):
 
         async def slowly(*asked: Any) -> Any:  # noqa: ANN401
             found = await checked(*asked)
-            meanwhile()
+            steps.pop()()
             return found
 
         desk._checked = slowly
-        for meanwhile, said in (
+        steps: list[Callable[[], object]] = []
+        for step, said in (
             (lambda: self.site.write_text(SITE[:40]), "has been changed meanwhile"),
             (lambda: self.site.rename(here), "No such file or directory"),
         ):
+            steps.append(step)
             browser, version = await self.opened()
             form = self.form(browser, "activate", OTHER, version=version)
             heard = await browser.ask("/rules", form)
