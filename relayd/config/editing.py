@@ -60,7 +60,7 @@ def version_of(octets: bytes) -> str:
 
 def read_source(path: Path) -> SourceText:
     """What is in a file that can be shown and taken back as it is; raises EditError."""
-    octets = _bounded(_octets(path))
+    octets = _bounded(read_octets(path))
     try:
         text = octets.decode("utf-8")
     except UnicodeDecodeError:
@@ -77,8 +77,11 @@ def _bounded(octets: bytes) -> bytes:
     return octets
 
 
-def _octets(path: Path) -> bytes:
+def read_octets(path: Path) -> bytes:
+    """All that is in a file; raises EditError."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # nobody is waited for at the other end of a pipe
+            raise EditError("it is no regular file")
         return path.read_bytes()
     except OSError as error:
         raise EditError(f"{path}: {error.strerror or error}") from None

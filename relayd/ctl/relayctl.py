@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     top = parser()
     wrong = mistyped(top, arguments)
     if wrong:
-        print(f"relayctl: {wrong}", file=sys.stderr)
+        print(f"relayctl: {terminal.harmless(wrong)}", file=sys.stderr)
         return 2
     options = top.parse_args(arguments)
     try:
@@ -70,7 +70,7 @@ def _failed(options: argparse.Namespace, why: str) -> int:
     if options.json:
         print(json.dumps({"error": why}), flush=True)
     else:
-        print(f"relayctl: {why}", file=sys.stderr)
+        print(f"relayctl: {terminal.harmless(why)}", file=sys.stderr)
     return USAGE if options.command in ("explain", "replay") else FAILED
 
 
@@ -298,8 +298,13 @@ def cluster(options: argparse.Namespace) -> int:
 
 
 def content(options: argparse.Namespace) -> int:
-    """The octets of a waiting message."""
-    for chunk in daemon(options).content(options.id):
+    """The octets of a waiting message; at a terminal none that steer it."""
+    chunks = daemon(options).content(options.id)
+    if sys.stdout.isatty():
+        for line in terminal.mail(chunks):
+            print(line)
+        return OK
+    for chunk in chunks:
         sys.stdout.buffer.write(chunk)
     sys.stdout.buffer.flush()
     return OK

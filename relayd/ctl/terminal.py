@@ -8,6 +8,8 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 
+from relayd.ops.text import safe
+
 _ALARM = re.compile(r"(?:[A-Z]{2}[A-Z -]*|.*\bCANNOT RECORD\b.*?)(?=  )")
 _CAUTION = re.compile(r"(?:warning|slowed|limit|suspended|restart|damaged)(?=  )")
 _HEAD = re.compile(r"[A-Z ]+\Z")
@@ -32,6 +34,24 @@ def cut(lines: Iterable[str], columns: int) -> Iterator[str]:
     """Each line of a table as wide as the terminal at the most; 0: as they are."""
     for line in lines:
         yield f"{line[: columns - 1]}\u2026" if 0 < columns < len(line) else line
+
+
+def harmless(told: str) -> str:
+    """Lines of text that steer no terminal, whoever has written them."""
+    if told.isprintable():
+        return told
+    return "\n".join("\t".join(map(safe, line.split("\t"))) for line in told.split("\n"))
+
+
+def mail(chunks: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a message, likewise."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield harmless(line.removesuffix(b"\r").decode("utf-8", "backslashreplace"))
+    if rest:
+        yield harmless(rest.decode("utf-8", "backslashreplace"))
 
 
 def coloured(lines: Iterable[str]) -> Iterator[str]:

@@ -24,6 +24,7 @@ class ErrorAnswer(TypedDict):
     """Instead of an answer, or in the middle of one: why there is none."""
 
     error: str
+    busy: NotRequired[bool]  # it is not what was asked that is wrong: ask again
 
 
 class FoundAnswer(TypedDict):

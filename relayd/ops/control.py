@@ -29,7 +29,7 @@ from relayd.mail.content import Content
 from relayd.mail.log import MailLog
 from relayd.ops.answers import VERSION
 from relayd.ops.commands import Operations, Stream
-from relayd.ops.documents import RequestError
+from relayd.ops.documents import BusyError, RequestError
 from relayd.reactor.coroutine import log_bug, spawn
 from relayd.spool.errors import SpoolError
 
@@ -165,10 +165,12 @@ class ControlSession(Protocol):
             last: dict[str, object] = {"done": True, "version": VERSION}
         except RequestError as error:
             last = {"error": str(error)}
+            if isinstance(error, BusyError):
+                last["busy"] = True
         except (ValueError, RecursionError):
             last = {"error": "the request is no line of JSON"}
         except SpoolError as error:
-            last = {"error": f"the spool is in trouble: {error.reason}"}
+            last = {"error": f"the spool is in trouble: {error.reason}", "busy": True}
         except OSError as error:
             last = {"error": f"cannot read: {error.strerror}"}
         except HungUpError:
@@ -183,7 +185,7 @@ class ControlSession(Protocol):
         """A bug: told to the operator as such, and to the log."""
         log_bug(self._log, "bug in a control command", failure)
         if self._open:
-            self.transport.write(b'{"error":"a bug in relayd; its log tells more"}\n')
+            self.transport.write(b'{"error":"a bug in relayd; its log tells more","busy":true}\n')
             self._close()
 
     def _close(self) -> None:

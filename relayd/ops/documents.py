@@ -45,7 +45,7 @@ class ConflictError(RequestError):
 
 
 class BusyError(RequestError):
-    """It would make sense in a moment."""
+    """It would make sense in a moment, or when somebody has seen to what is in trouble."""
 
 
 class OffError(RequestError):
@@ -57,7 +57,17 @@ def text_of(request: Request, name: str) -> str:
     found = request.get(name, "")
     if not isinstance(found, str):
         raise RequestError(f"{name}: text expected")
+    if not found.isprintable() and not _is_text(found):
+        raise RequestError(f"{name}: text in UTF-8 expected, without NUL")
     return found
+
+
+def _is_text(found: str) -> bool:
+    """Whether every store, log and page can take it; JSON and arguments can hold what is none."""
+    try:
+        return b"\0" not in found.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def number_of(request: Request, name: str) -> float:

@@ -15,6 +15,7 @@ from relayd.ops.text import COPY
 from relayd.spool.interface import Store
 from relayd.spool.view import FindFilter, FoundRecipient
 
+LATEST = 1e10  # seconds since the epoch: the year 2286
 PAGE = 200  # recipients in one piece
 _SEVERAL = {
     "waiting": (RecipientState.QUEUED, RecipientState.HELD),
@@ -35,9 +36,23 @@ def find_filter_of(request: Request) -> FindFilter:
         login=text_of(request, "login"),
         subject=text_of(request, "subject"),
         states=_states(text_of(request, "state")),
-        since=number_of(request, "since"),
-        until=number_of(request, "until"),
+        since=max(_time(request, "since"), 0.0),
+        until=_until(request),
     )
+
+
+def _time(request: Request, name: str) -> float:
+    at = number_of(request, name)
+    if not at < LATEST:
+        raise RequestError(f"{name}: seconds since the epoch expected, fewer than {LATEST:.0f}")
+    return at
+
+
+def _until(request: Request) -> float:
+    at = _time(request, "until")
+    if at < 0:
+        raise RequestError("until: there was no mail before 1970")
+    return at
 
 
 def _address(request: Request, name: str) -> str:

@@ -41,6 +41,7 @@ from relayd.ops.commands import (
     token_answer,
 )
 from relayd.ops.documents import (
+    BusyError,
     Document,
     Request,
     RequestError,
@@ -123,7 +124,7 @@ class _Answer(Protocol):
 
     async def _more(self) -> None:
         if not self._open:
-            raise RequestError("a worker hung up; it may be starting again, try once more")
+            raise BusyError("a worker hung up; it may be starting again, try once more")
         self._waiting = Deferred()
         await self._waiting
 
@@ -275,7 +276,7 @@ class ForwardedCommands:
             return f"in force, but perhaps not in the worker at {path}: {error}"
 
     async def _reloaded(self, path: Path, latest: float) -> str:
-        answer = await self._ask(path, {"command": "reload"})
+        answer = await self._ask(path, {"command": "reload", BESIDE: True})
         left = max(latest - self._reactor.seconds(), 0.0)
         deadline = self._reactor.callLater(left, answer.close)
         try:
@@ -316,7 +317,7 @@ class ForwardedCommands:
                 pause: Deferred[None] = Deferred()
                 self._reactor.callLater(_PAUSE, pause.callback, None)
                 await pause
-        raise RequestError("a worker does not answer; try once more")
+        raise BusyError("a worker does not answer; try once more")
 
     async def _queue(self, request: Request, stream: Stream) -> None:
         left = int(number_of(request, "limit")) or -1
@@ -439,7 +440,7 @@ class ForwardedCommands:
         """About one message: ask the worker that holds its shard, then the others."""
         shard = shard_of(ident_of(text_of(request, "id")))
         order = sorted(self._workers().items(), key=lambda item: shard not in item[1])
-        complaint = RequestError("no worker is up; try once more")
+        complaint: RequestError | None = None
         for path, _ in order:
             answer = await self._ask(path, request)
             try:
@@ -451,10 +452,11 @@ class ForwardedCommands:
                 await stream.send(first)
                 return
             except RequestError as error:
-                complaint = error
+                # that it is not there, one that cannot tell has not said
+                complaint = complaint if isinstance(complaint, BusyError) else error
             finally:
                 answer.close()
-        raise complaint
+        raise complaint or BusyError("no worker is up; try once more")
 
     async def _audit(self, request: Request, stream: Stream) -> None:
         for path, asked in self._asking(request):
@@ -472,7 +474,8 @@ class ForwardedCommands:
 def _parsed(line: bytes) -> dict[str, Any]:
     document = json.loads(line)
     if "error" in document:
-        raise RequestError(str(document["error"]))
+        kind = BusyError if document.get("busy") else RequestError
+        raise kind(str(document["error"]))
     assert isinstance(document, dict)
     return document
 

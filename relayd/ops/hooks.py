@@ -174,7 +174,7 @@ class _Target:
 
 
 class HookPoster:
-    """Posts what the queue holds. `post` makes one request (relayd.relay.https.Https.post)."""
+    """Posts what the queue holds. `post` makes one request (relayd.relay.https.Https.hand)."""
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from relayd.config.editing import (
     EditError,
     KeptSources,
     SourceText,
+    read_octets,
     read_source,
     replace_source,
     version_of,
@@ -231,7 +232,9 @@ class RulesDesk:
             self._turn.release()
 
     def _replace(self, name: str, path: Path, version: str, octets: bytes, who: str) -> None:
-        before = path.read_bytes()
+        before = read_octets(path)
+        if version_of(before) != version:  # so nothing is kept of what is not replaced
+            raise EditConflictError("it has been changed meanwhile")
         self._kept.keep(name, before, self._clock(), who, version_of(octets))
         replace_source(path, version, octets)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,12 @@ from urllib.parse import urlsplit
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IConsumer, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IConsumer,
+    IDelayedCall,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import (
     Certificate,
@@ -37,6 +43,7 @@ from relayd.tls.words import is_unverified, reason
 HTTPS = 443
 HTTP = 80
 CONNECT = 15  # seconds for one address
+LINGER = 1.0  # seconds for what follows a 2xx whose text nobody reads, and for a farewell
 MOST_ADDRESSES = 3
 _HEAD = 64 * 1024  # octets of an answer beside its body
 _LINES = 1000  # of all of it: old releases of Twisted take the square of the fields of one name
@@ -89,9 +96,14 @@ class Https:
         """POST; raises HttpError. What was sent to one address is not said again to another."""
         return await self._request("POST", url, headers, body, 0)
 
+    async def hand(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
+        """The same for who asks for the status alone: a 2xx stands, whatever its text is."""
+        return await self._request("POST", url, headers, body, 0, text=False)
+
     async def _request(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, port: int
-    ) -> HttpAnswer:
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, port: int,
+        *, text: bool = True,
+    ) -> HttpAnswer:  # fmt: skip
         parts = urlsplit(url)
         host = parts.hostname or ""
         found = (await self._hosts.named([host]))[host]
@@ -105,7 +117,7 @@ class Https:
                 raise HttpError(f"{host} [{address}] is not this machine, and this is not HTTPS")
             trust = self._trust() if secure else None
             way = _Way(self._reactor, host, address, port, trust, _HEAD + 4 * self._most)
-            asked = promise(self._ask(way, method, url, headers, body))
+            asked = promise(self._ask(way, method, url, headers, body, text=text))
             timer = self._reactor.callLater(self._patience, asked.cancel)
             try:
                 return await asked
@@ -125,6 +137,7 @@ class Https:
                 if method == "GET" or isinstance(error, ConnectError):
                     continue  # the next address may do better
             finally:
+                way.leave()
                 if timer.active():
                     timer.cancel()
             break
@@ -140,8 +153,9 @@ class Https:
         return outside
 
     async def _ask(
-        self, way: _Way, method: str, url: str, headers: Mapping[str, str], body: bytes | None
-    ) -> HttpAnswer:
+        self, way: _Way, method: str, url: str, headers: Mapping[str, str], body: bytes | None,
+        *, text: bool,
+    ) -> HttpAnswer:  # fmt: skip
         agent = Agent.usingEndpointFactory(  # type: ignore[no-untyped-call]  # Twisted's own
             self._reactor,
             way,
@@ -152,9 +166,21 @@ class Https:
         response = await agent.request(method.encode(), url.encode("ascii"), fields, producer)
         reader = _Body(self._most)
         response.deliverBody(reader)
-        data = await reader.whole
+        if text or response.code // 100 != 2:
+            data = await reader.whole
+        else:
+            data = b""
+            await self._heard_out(reader)
         kind = (response.headers.getRawHeaders("content-type") or [""])[0]
         return HttpAnswer(response.code, kind.partition(";")[0].strip().lower(), data)
+
+    async def _heard_out(self, reader: _Body) -> None:
+        """Let a server finish, but not for long, and whatever it says."""
+        timer = self._reactor.callLater(LINGER, reader.whole.cancel)
+        with contextlib.suppress(Exception):
+            await reader.whole
+        if timer.active():
+            timer.cancel()
 
     def _trust(self) -> Any:  # noqa: ANN401  # a private interface of Twisted's
         if self._authorities is None:
@@ -202,6 +228,8 @@ class _Way:
         self._port = port
         self._trust = trust  # None: no TLS
         self._left, self._lines = most, _LINES
+        self._protocol: Any = None  # Twisted's own, while it has a connection
+        self._end: IDelayedCall | None = None
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """The one way there is."""
@@ -215,7 +243,22 @@ class _Way:
         )
         return _Watched(way, self._watch)
 
+    def leave(self) -> None:
+        """Who does not end the connection, or TLS in it, in a moment is hung up on."""
+        if self._protocol is not None:
+            hang_up = self._protocol.transport.abortConnection
+            self._end = self._reactor.callLater(LINGER, hang_up)
+
     def _watch(self, protocol: Any) -> Any:  # noqa: ANN401  # Twisted's own
+        self._protocol, lost = protocol, protocol.connectionLost
+
+        def connection_lost(reason: Failure = connectionDone) -> None:
+            self._protocol = None
+            if self._end is not None and self._end.active():
+                self._end.cancel()
+            lost(reason)
+
+        protocol.connectionLost = connection_lost
         receive = protocol.dataReceived
 
         def data_received(data: bytes) -> None:

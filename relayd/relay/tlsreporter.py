@@ -30,7 +30,7 @@ DAY = 86_400
 class Web(Protocol):
     """Who posts; relayd.relay.https.Https."""
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
+    async def hand(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
         """One POST; raises HttpError."""
 
 
@@ -150,7 +150,7 @@ class TlsReporter:
                 signed = await self._in_thread(settings.signed, letter)
                 await self._submit(settings.address, to, signed)
             else:
-                answer = await self._web().post(uri, report.compressed(), {"Content-Type": GZIP})
+                answer = await self._web().hand(uri, report.compressed(), {"Content-Type": GZIP})
                 if not 200 <= answer.status < 300:
                     return f"it said {answer.status}"
         except (AddressError, HttpError, OSError, ValueError, ImportError) as error:

@@ -44,7 +44,7 @@ class HookService:
         resolver = resolver_of(self._reactor, settings)
         hosts = Hosts(resolver, local=local_names(self._reactor, settings))
         web = Https(self._reactor, hosts, authorities=settings.tls_authorities, patience=PATIENCE)
-        self._poster.apply(settings.hooks, web.post)
+        self._poster.apply(settings.hooks, web.hand)
 
     def stop(self) -> None:
         """Post no more."""

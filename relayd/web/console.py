@@ -75,7 +75,7 @@ class Console:
                 return await self._api.answer(asked)
             return await self._page(asked)
         except TurnedAwayError as error:
-            if asked.path.startswith(f"{API}/"):
+            if f"{asked.path}/".startswith("/api/"):  # whoever looks for the API reads documents
                 return told(error)
             body = pages.refused(error.status, str(error))
             return WebAnswer(error.status, HTML, body, error.fields)

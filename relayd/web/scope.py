@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from relayd.login.apitokens import ApiToken
+from relayd.mail.address import AddressError, fold_domain
 from relayd.web.catalogue import Call
 from relayd.web.exchange import TurnedAwayError
 
@@ -72,8 +73,12 @@ def _is_for(domain: str, recipient: Mapping[str, Any]) -> bool:
 
 
 def domain_of(mailbox: str) -> str:
-    """Of a mailbox as text; none: empty."""
-    return mailbox.strip().strip("<>").rpartition("@")[2].lower() if "@" in mailbox else ""
+    """Of a mailbox as text, folded, as a token has it; none: empty."""
+    _, at, domain = mailbox.strip().strip("<>").rpartition("@")
+    try:
+        return fold_domain(domain) if at else ""
+    except AddressError:  # of a message that came by other rules: nobody's
+        return domain.lower()
 
 
 def _figures(messages: list[dict[str, Any]]) -> dict[str, Any]:

@@ -164,6 +164,10 @@ class _Channel(http.HTTPChannel):
         transport.write(said)
         self.loseConnection()  # type: ignore[no-untyped-call]
 
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Likewise; Twisted would say nothing, and wait for what produces the answer."""
+        self._respondToBadRequestAndDisconnect()
+
     def allContentReceived(self) -> None:
         """The request is there."""
         self._within(ANSWER_TIME)

@@ -116,6 +116,28 @@ class Terminals(Scenario):
         without.end()
         self.assertNotIn("\x1b[3", without.seen)
 
+    def test_no_mail_and_no_mistake_steers_the_terminal(self) -> None:
+        steering = "\x1b]0;mine\x07\x1b[2J\u202e\x9b31m"
+        lines = f"Subject: {steering}\r\n\tfolded\r\n\r\ngr\u00fcn \x1b[8m".encode() + b"\xff\r\n"
+        self.relay.ctl("suspend", "--destination", "out", "--for", "1h")
+        ident = self.relay.send("a@b.example", ["c@d.example"], lines)
+        for command in (
+            ("content", ident), ("show", ident), ("find", "--subject", "mine"), ("headers", ident),
+            ("suspend", "--destination", steering, "--for", "1h"), ("show", steering),
+            (f"status{steering}",), ("status", f"--{steering}"),
+        ):  # fmt: skip
+            looked = OnATerminal(self.relay, *command, NO_COLOR="1", PAGER="cat")
+            looked.end()
+            for each in ("\x1b", "\x07", "\u202e", "\x9b"):
+                self.assertNotIn(each, looked.seen, command)
+            if command[0] == "content":
+                self.assertIn("\tfolded\r\n\r\ngr\u00fcn \\x1b[8m\\xff\r\n", looked.seen)
+        done = subprocess.run(
+            [sys.executable, "-m", "relayd.ctl.relayctl", "--config", str(self.relay.config),
+             "content", ident], capture_output=True, env={**os.environ, **self.relay.environment},
+        )  # fmt: skip
+        self.assertTrue(done.stdout.endswith(lines), "octet for octet into a pipe")
+
     def test_records_leave_as_a_table_and_as_lines_of_json(self) -> None:
         content = b"Message-ID: <1@b.example>\r\nSubject: =cmd|' /C calc'!A0\r\n\r\nx\r\n"
         ident = self.relay.send("-x@b.example", ["c@d.example", "e@d.example"], content)

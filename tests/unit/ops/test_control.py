@@ -264,9 +264,26 @@ class CommandTests(Fixture):
             ({"state": "delivered,lost"}, "no state 'lost'; expected queued, held, delivered"),
             ({"client": "mail"}, "client: 'mail' is no IP address"),
             ({"since": "yesterday"}, "since: number expected"),
+            ({"since": 1.7e12}, "since: seconds since the epoch expected"),  # a browser's
+            ({"until": 1e14}, "until: seconds since the epoch expected"),
+            ({"until": -1e14}, "until: there was no mail before 1970"),
         ):
             (error,) = self.ask("find", **request)
             self.assertIn(complaint, error["error"])
+            self.assertNotIn("busy", error)
+        self.assertEqual([*self.ask("find", since=-1e14)][-1]["done"], True)
+
+    def test_what_no_store_log_or_page_can_take_is_no_text(self) -> None:
+        for text in ("\ud800", "a\x00", "\udcff@b.example"):
+            for command, request in (
+                ("hold", {"sender": text}), ("hold", {"all": True, "note": text}),
+                ("remove", {"recipient": text}), ("retry", {"destination": text}),
+                ("find", {"recipient": f"{text}@b.example"}), ("find", {"subject": text}),
+                ("queue", {"sender": text}),
+            ):  # fmt: skip
+                (error,) = self.ask(command, **request)
+                self.assertIn("text in UTF-8 expected, without NUL", error["error"], command)
+        self.assertEqual(self.spools[0].healthy, True)
 
     async def test_content(self) -> None:
         message, _ = await self.accept("a@b.example")
@@ -354,6 +371,13 @@ class CommandTests(Fixture):
             self.ask("explain", recipient="nonsense"), [{"error": "no @ in the address"}]
         )
 
+    def test_a_reload_is_of_who_asked_the_master_for_it(self) -> None:
+        """A worker's line would name the master as its author."""
+        self.ask("reload", beside=True)
+        self.assertEqual([event for event, _ in self.log.notices], [])
+        self.ask("reload")
+        self.assertEqual([event for event, _ in self.log.notices], ["operator"])
+
     def test_what_makes_no_sense_is_said_so(self) -> None:
         for line, complaint in (
             (b"\n", "no line of JSON"),
@@ -381,6 +405,7 @@ class CommandTests(Fixture):
         self.spools[0].healthy = False
         (answer,) = self.ask("hold", all=True)
         self.assertIn("the spool is in trouble", answer["error"])
+        self.assertEqual(answer["busy"], True)
 
     def test_a_bug_is_logged_and_told(self) -> None:
         self.commands._about = lambda: 1 / 0  # type: ignore[assignment,return-value]

@@ -14,7 +14,8 @@ from twisted.internet.protocol import Factory, Protocol
 
 from relayd.mail.ident import ident_text, make_ident
 from relayd.ops import forward
-from relayd.ops.documents import Document, Request, RequestError
+from relayd.ops.commands import BESIDE
+from relayd.ops.documents import BusyError, Document, Request, RequestError
 from relayd.ops.explain import QuestionError
 from relayd.ops.forward import ForwardedCommands
 from tests.support import TestCase
@@ -179,6 +180,27 @@ class Forwarded(TestCase):
             await self.run_(commands, command="show", id=ident)
         self.assertEqual([number for number, _ in self.asked], [0, 1])
 
+    async def test_a_worker_that_cannot_tell_has_not_said_that_it_is_not_there(self) -> None:
+        """So who asks over HTTP hears 503, and not 404 or 400."""
+        ident = ident_text(make_ident(1_700_000_000_000_000, 0))
+        unknown: Answer = lambda _: [{"error": "no such message"}]  # noqa: E731
+        trouble: Answer = lambda _: [{"error": "the spool is in trouble", "busy": True}]  # noqa: E731
+        commands = self.workers(trouble, unknown)
+        with self.assertRaisesRegex(BusyError, "in trouble"):
+            await self.run_(commands, command="show", id=ident)
+        for request in ({"command": "hold", "all": True}, {"command": "find"}):
+            with self.assertRaisesRegex(BusyError, "in trouble"):
+                await self.run_(commands, **request)
+        commands._workers = dict
+        with self.assertRaisesRegex(BusyError, "no worker is up"):
+            await self.run_(commands, command="show", id=ident)
+
+    async def test_a_worker_that_hung_up_has_not_either(self) -> None:
+        ident = ident_text(make_ident(1_700_000_000_000_000, 0))
+        unknown: Answer = lambda _: [{"error": "no such message"}]  # noqa: E731
+        with self.assertRaisesRegex(BusyError, "hung up"):
+            await self.run_(self.workers(lambda _: [], unknown), command="show", id=ident)
+
     async def test_a_worker_that_is_starting_is_waited_for(self) -> None:
         done: Answer = lambda _: [{"answer": {"recipients": 1}}, {"done": True}]  # noqa: E731
         commands = self.workers(done)
@@ -203,6 +225,7 @@ class Forwarded(TestCase):
         answers: list[list[Document]] = [[], [{"answer": {"complaint": ""}}, {"done": True}]]
         commands = self.workers(lambda _: answers.pop(0))
         self.assertEqual(await commands.reload_workers(), "")
+        self.assertEqual(self.asked[-1][1], {"command": "reload", BESIDE: True})
 
     async def test_a_reload_answers_though_a_worker_hangs(self) -> None:
         self.patch(forward, "RELOAD_TIME", 0.1)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import ssl
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +14,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import PrivateCertificate
+from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
@@ -146,6 +151,54 @@ class HttpsTests(TestCase):
                 error = await self.assertFailure(asked, HttpError)
                 self.assertIn("answer is too large", str(error))
                 self.assertLess(server.sent, 8 << 20)
+
+    async def test_a_2xx_stands_whatever_follows_where_nobody_reads_it(self) -> None:
+        for opening, piece in (
+            (b"Content-Length: 200000\r\n\r\n", b"x" * 200_000),
+            (b"Content-Length: 1000000000\r\n\r\n", b"x" * 10_000),
+            (b"Transfer-Encoding: chunked\r\n\r\n", b"4e20\r\n%b\r\n" % (b"x" * 20_000)),
+            (b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b""),
+            (b"Content-Length: 50\r\n\r\nthanks", b""),
+            (b"\r\nthanks", b""),
+        ):
+            url, _ = self.endless(piece, Endless.opening + opening)
+            answer = await self.web(patience=20.0).hand(url, b"a=b", {})
+            self.assertEqual((answer.status, answer.body), (200, b""), opening)
+        url, _ = self.endless(b"", b"HTTP/1.1 500 No\r\nContent-Length: 50\r\n\r\nno")
+        asked: Deferred[Any] = Deferred.fromCoroutine(self.web(patience=0.3).hand(url, b"", {}))
+        self.assertIn("no answer within", str(await self.assertFailure(asked, HttpError)))
+
+    async def test_who_never_ends_tls_has_no_connection_for_ever(self) -> None:
+        """Nor one who is silent: his socket would stay ours with each request."""
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        issued = self.authority.issue("idp.example")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*issued.write(Path(self.trusted).parent, "idp"))
+
+        def serve(said: bytes) -> bytes:
+            """What comes on the plain connection after we have said that, at its end."""
+            plain, _ = listening.accept()
+            plain.settimeout(20)
+            with context.wrap_socket(plain, server_side=True, suppress_ragged_eofs=False) as tls:
+                tls.recv(65536)
+                tls.sendall(said)
+                below = socket.socket(fileno=os.dup(tls.fileno()))  # its farewell is not answered
+                below.settimeout(20)
+                with below:
+                    while True:
+                        try:
+                            if not below.recv(65536):
+                                return b"ended"
+                        except ConnectionResetError:
+                            return b"reset"
+
+        url = f"https://idp.example:{listening.getsockname()[1]}/"
+        for said in (b"Content-Length: 2\r\n\r\nok", b"Content-Length: 9\r\n\r\nok", b""):
+            served = deferToThread(serve, Endless.opening + said)
+            with contextlib.suppress(HttpError):
+                await self.web(patience=0.5).hand(url, b"a=b", {})
+            self.assertIn(await served, (b"ended", b"reset"))
 
     async def test_a_header_section_that_stops(self) -> None:
         url, _ = self.endless(b"")

@@ -163,7 +163,7 @@ class Sending(Case):
             raise found
         return DnsAnswer(name, name, (found,), False, 0)
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
+    async def hand(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
         if self.down:
             raise HttpError("down")
         self.posted.append(url)

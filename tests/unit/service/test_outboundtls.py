@@ -39,7 +39,7 @@ class Leads(TestCase):
     async def test_tls_reports_and_policies_go_to_no_internal_host(self) -> None:
         trust = self.trust()
         for url in ("https://reports.evil.test/", "https://127.0.0.1/", "https://[::1]/"):
-            asked: Deferred[Any] = Deferred.fromCoroutine(trust.reporter._web().post(url, b"", {}))
+            asked: Deferred[Any] = Deferred.fromCoroutine(trust.reporter._web().hand(url, b"", {}))
             self.assertIn("an internal address", str(await self.assertFailure(asked, HttpError)))
         with self.assertRaises(FetchError) as caught:
             await trust._policies.fetch("evil.test")
@@ -48,6 +48,6 @@ class Leads(TestCase):
     async def test_they_may_where_a_setting_says_so(self) -> None:
         web = self.trust("internal-destinations 127.0.0.0/8\n").reporter._web()
         url = f"https://reports.evil.test:{free_port()}/"
-        asked: Deferred[Any] = Deferred.fromCoroutine(web.post(url, b"", {}))
+        asked: Deferred[Any] = Deferred.fromCoroutine(web.hand(url, b"", {}))
         said = str(await self.assertFailure(asked, HttpError))
         self.assertIn("refused", said)  # by nobody who listens there

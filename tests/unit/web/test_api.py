@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from typing import Any
+from urllib.parse import quote
 
 from relayd.login import apitokens
 from relayd.login.guesses import PER_ADDRESS
@@ -157,6 +158,8 @@ class EveryRefusal(Scene, TestCase):
             (403, "POST", "/hold", admin, f"{json_}\r\nOrigin: https://evil.example", hold),
             (404, "GET", "/nowhere", admin, "", ""),
             (404, "GET", "/../1/queue", admin, "", ""),
+            (404, "GET", "", admin, "", ""),
+            (400, "GET", f"/find?subject={'x' * 20_000}", admin, "", ""),
             (404, "GET", "/rules%2f..%2fqueue", admin, "", ""),
             (405, "GET", "/hold", admin, "", ""),
             (405, "POST", "/queue", admin, json_, "{}"),
@@ -272,6 +275,22 @@ class OfOneDomain(Scene, TestCase):
             self.assertEqual(
                 hidden.text.replace(others, ""), unknown.text.replace("1K7QJ4V8Z0G0", "")
             )
+
+    async def test_a_domain_is_one_in_either_spelling(self) -> None:
+        """Mail is kept as the client named its recipient; a token has A-labels (RFC 5890)."""
+        self.viewer = self.token_of("viewer", "viewer", "b\u00fccher.example")
+        message, _ = await self.accept("bob@B\u00dccher.example", "eve@elsewhere.example")
+        heard = await self.call(f"/messages/{ident_text(message.ident)}", role="viewer")
+        self.assertEqual([each["mailbox"] for each in json.loads(heard.text)["recipients"]],
+                         ["bob@B\u00dccher.example"])  # fmt: skip
+        spelled = quote("bob@B\u00dccher.example")
+        found = json.loads((await self.call(f"/find?recipient={spelled}", role="viewer")).text)
+        self.assertEqual(len(found["found"]), 1)
+        for domain in ("b\u00fccher.example", "xn--bcher-kva.example"):
+            heard = await self.call("/explain", {"recipient": f"bob@{domain}"}, "viewer")
+            self.assertNotEqual(heard.status, 403, heard.text)
+        heard = await self.call("/explain", {"recipient": "bob@bucher.example"}, "viewer")
+        self.assertEqual(heard.status, 403)
 
     async def test_it_acts_on_mail_for_its_domain_alone(self) -> None:
         own, shared, others = await self.setting()

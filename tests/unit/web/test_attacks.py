@@ -369,7 +369,8 @@ class Attacks(Scene, TestCase):
             (b"Transfer-Encoding: chunked\r\n\r\n", b"411"),
             (b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef", b"400"),
             (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
-            (b"X: " + b"x" * 20_000 + b"\r\n\r\n", b""),
+            (b"X: " + b"x" * 20_000 + b"\r\n\r\n", b"400"),
+            (b"X: " + b"x" * 20_000, b"400"),
             (b"".join(b"X%d: y\r\n" % number for number in range(600)) + b"\r\n", b"400"),
         ):
             raw = await self.raw()

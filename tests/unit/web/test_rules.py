@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+from collections.abc import Callable
 from typing import Any
 
 from relayd.config import load
@@ -185,6 +187,44 @@ class RulesScreen(RulesScene):
         self.assertIn("# by hand", self.site.read_text())
         heard = await ada.ask("/rules", self.form(ada, "activate", mine))
         self.assertEqual(heard.status, 400)
+
+    async def test_an_editor_that_saves_while_it_is_checked_is_not_overwritten(self) -> None:
+        """Nor does one who takes the file away for a moment, as some do when they save."""
+        desk: Any = self.commands._rules
+        checked, here = desk._checked, self.site.with_suffix(".bak")
+
+        async def slowly(*asked: Any) -> Any:  # noqa: ANN401
+            found = await checked(*asked)
+            steps.pop()()
+            return found
+
+        desk._checked = slowly
+        steps: list[Callable[[], object]] = []
+        for step, said in (
+            (lambda: self.site.write_text(SITE[:40]), "has been changed meanwhile"),
+            (lambda: self.site.rename(here), "No such file or directory"),
+        ):
+            steps.append(step)
+            browser, version = await self.opened()
+            form = self.form(browser, "activate", OTHER, version=version)
+            heard = await browser.ask("/rules", form)
+            if here.exists():
+                here.rename(self.site)
+            else:
+                self.assertEqual((heard.status, self.site.read_text()), (409, SITE[:40]))
+                self.site.write_text(SITE)
+            self.assertIn(heard.status, (400, 409), heard.text)
+            self.assertIn(said, heard.text)
+            self.assertEqual(self.site.read_text(), SITE)
+        answer = json.loads((await self.call("/rules")).text)
+        self.assertEqual({each["by"] for each in answer["files"]}, {""}, "nobody has changed it")
+
+    async def test_nobody_is_waited_for_at_the_other_end_of_a_pipe(self) -> None:
+        self.site.unlink()
+        os.mkfifo(self.site)
+        heard = await self.call(f"/rules/text?file={FILE}")
+        self.assertEqual(heard.status, 400)
+        self.assertIn("no regular file", heard.text)
 
     async def test_what_is_wrong_is_never_written_nor_what_a_browser_would_change(self) -> None:
         browser, version = await self.opened()
