@@ -165,6 +165,9 @@ class LiveTest(Scenario):
 
     def test_two_workers(self) -> None:
         panel, relay = self.serve(workers=2)
+        answer = relay.ctl("explain", "info@example.com").stdout  # by none of them
+        self.assertIn("ann@example.net", answer)
+        self.assertRegex(answer, r"people: info@example.com, asked \d+ s ago")
         for _ in range(4):
             self.assertEqual(self.reply(relay, "info@example.com"), 250)
         panel.gone = True
