@@ -180,6 +180,15 @@ class ContentsTest(FolderTest):
         )
 
 
+    def test_a_table_that_no_directory_has_filled_was_not_read(self) -> None:
+        settings = self.load(
+            "table read http http://127.0.0.1:1/x refresh 1m\n"
+            "table asked http http://127.0.0.1:1/$1 live cache 5m\n"
+            "table here { a@example.com }\naccept to <here>, <read>, <asked>\nroute any direct\n"
+        )
+        self.assertEqual(config.contents(settings)["tables"], {"here": 1})
+
+
 class QuietTest(FolderTest):
     """What ships, and what the documents show, is warned of nothing."""
 
