@@ -380,9 +380,7 @@ def _of_map(table: MapTable, before: int) -> dict[str, tuple[int, str]]:
     return rows | {_DOMAIN + key: (line + before, "") for key, line in table.domains.items()}
 
 
-def _put(
-    file: sqlite3.Connection, rows: dict[str, tuple[int, str]], *, joins: bool = False
-) -> int:
+def _put(file: sqlite3.Connection, rows: dict[str, tuple[int, str]], *, joins: bool = False) -> int:
     """How many of the rows are new; where one `joins`, the row of its key has its targets, too."""
     given = [(key, *row) for key, row in rows.items()]
     added = file.executemany("INSERT OR IGNORE INTO entry VALUES (?, ?, ?)", given).rowcount

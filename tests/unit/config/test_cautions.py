@@ -179,7 +179,6 @@ class ContentsTest(FolderTest):
             },
         )
 
-
     def test_a_table_that_no_directory_has_filled_was_not_read(self) -> None:
         settings = self.load(
             "table read http http://127.0.0.1:1/x refresh 1m\n"

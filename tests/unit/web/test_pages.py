@@ -247,7 +247,11 @@ class Screens(Scene, TestCase):
 
     def test_where_nothing_waits_nothing_of_it_is_old(self) -> None:
         view = pages.PageView(Person("console:x", Role.ADMIN, ""), 1e9, "/", {}, "t", True)
-        lane = {"destination": "exchange", "standing": "open", "oldest": 1e9 - 60}  # of what is held
+        lane = {
+            "destination": "exchange",
+            "standing": "open",
+            "oldest": 1e9 - 60,
+        }  # of what is held
         waiting = {"messages": 1, "octets": 1, "queued": 1, "held": 1}
         figures = {"sessions": 0, "deliveries": 0, "healthy": True, "providers": {}}
         for count, age in ((1, "1m"), (0, "")):
