@@ -112,8 +112,9 @@ def main() -> int:
         told = 0
         with contextlib.suppress(KeyboardInterrupt):
             print(
-                "Ctrl-C takes all of it down; what arrives is shown here. Try: send mail to one, ask"
-                "\nanother for it (find, cluster), kill -9 one (the pid in status), and look after 30 s.",
+                "Ctrl-C takes all of it down; what arrives is shown here. Try: send mail to one,"
+                "\nask another for it (find, cluster), kill -9 one (status has its pid), and look"
+                "\nagain after 30 seconds.",
                 flush=True,
             )
             while True:

@@ -694,4 +694,5 @@ def _pairs(facts: dict[str, Any]) -> str:
 
 
 def many(count: int, noun: str, several: str = "") -> str:
+    """So many of them, in words: one is one."""
     return f"{count} {noun}" if count == 1 else f"{count:,} {several or noun + 's'}"
