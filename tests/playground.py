@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from relayd.demo.__main__ import relayctl
 from tests.ports import free_port
 from tests.postgresqlserver import PostgresqlServer
 from tests.sink import Sink
@@ -104,13 +105,18 @@ def main() -> int:
             held.enter_context(running(config))
         for name, port in ports.items():
             greets(port)
-            print(f"{name}: 127.0.0.1:{port}, relayctl --config {configs[name]}")
+            print(f"{name}: 127.0.0.1:{port}, {relayctl()} --config {configs[name]}")
         print(f"PostgreSQL: psql '{database.where}'", flush=True)
         if once:
             return _once(ports, sink, configs["gw3"])
         told = 0
         with contextlib.suppress(KeyboardInterrupt):
-            print("Ctrl-C takes all of it down.", flush=True)
+            print(
+                "Ctrl-C takes all of it down; what arrives is shown here. Try: send mail to one,"
+                "\nask another for it (find, cluster), kill -9 one (status has its pid), and look"
+                "\nagain after 30 seconds.",
+                flush=True,
+            )
             while True:
                 for mail in sink.arrived[told:]:
                     told += 1

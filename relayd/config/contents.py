@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from relayd.config.settings import Settings
 from relayd.rules.language.model import Expect, Rule
+from relayd.rules.tables.live import LiveTable
+from relayd.rules.tables.snapshot import SnapshotTable
+from relayd.rules.tables.table import Table
 
 
 def contents(settings: Settings) -> dict[str, object]:
@@ -13,6 +16,15 @@ def contents(settings: Settings) -> dict[str, object]:
     return {
         "files": [str(each) for each in settings.files],
         "rules": len(rules) - tests,
-        "tables": {name: table.size for name, table in settings.ruleset.tables.items()},
+        "tables": {
+            name: table.size for name, table in settings.ruleset.tables.items() if _read(table)
+        },
         "tests": tests,
     }
+
+
+def _read(table: Table) -> bool:
+    """Not one that is asked instead, nor one whose directory has said nothing yet."""
+    if isinstance(table, SnapshotTable):
+        return table.head is not None
+    return not isinstance(table, LiveTable)

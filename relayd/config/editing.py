@@ -160,7 +160,8 @@ class KeptSources:
             "after": after,
         }
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for each in (folder.parent, folder):  # a mode is for the last of a path alone
+                each.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = folder / f"{int(at * 1e6):016d}"
             beside = path.with_suffix(".new")
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC

@@ -148,7 +148,7 @@ class TableLoader:
         skipped: list[Problem] = []
         rows = _rows(path, item.query)
         source = Source(str(path), short_name(path, self.folder), tuple(map(row_line, rows)))
-        kind = "virtual" if rows and len(rows[0]) > 1 else "list"
+        kind = "rows" if rows and len(rows[0]) > 1 else "list"
         entries = []
         for number, (row, line) in enumerate(zip(rows, source.lines, strict=True), 1):
             wrong = row_wrong(row)

@@ -286,7 +286,7 @@ def audit(options: argparse.Namespace) -> int:
     elif problems:
         print(f"{len(problems):,} of {audited:,} recipients are not accounted for")
     else:
-        print(f"clean: all {audited:,} recipients in the ledger are accounted for")
+        print(f"clean: all recipients in the ledger ({audited:,}) are accounted for")
     return FAILED if problems else OK
 
 

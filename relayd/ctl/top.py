@@ -75,8 +75,8 @@ def screen(
     lines = [
         f"relayd at {status.get('hostname', '?')}, up {up}   {clock}   ({_KEYS})",
         "  ".join(f"{name} {rates.get(name, 0.0):.1f}/s" for name in RATES),
-        f"waiting {waiting['messages']:,} messages ({text.octets(waiting['octets'])}),"
-        f" {waiting['queued']:,} recipients, {waiting['held']:,} held"
+        f"waiting {text.many(waiting['messages'], 'message')} ({text.octets(waiting['octets'])}),"
+        f" {text.many(waiting['queued'], 'recipient')}, {waiting['held']:,} held"
         f"   sessions {sessions:,}   deliveries {deliveries:,}",
     ]
     amiss = [*_amiss(status)]

@@ -28,8 +28,6 @@ _DONE = {
     "add": "added to",
     "passwd": "changed in",
     "remove": "removed from",
-    "role": "has another role in",
-    "totp": "has another secret for codes in",
 }
 
 
@@ -118,7 +116,6 @@ def _change(options: argparse.Namespace, path: Path, config: Path) -> int:
     else:
         verifier = None if options.action == "remove" else _verifier()
     users.write(path, users.with_user(lines, name, verifier, seat), owner_of(config))
-    done = _DONE[options.action]
     asked = options.action == "totp" and seat is not None and bool(seat.totp)
     code = address_of(seat.totp, name, "relayd") if asked and seat else ""
     if options.json:
@@ -127,8 +124,16 @@ def _change(options: argparse.Namespace, path: Path, config: Path) -> int:
     else:
         if code:
             print(f"for the authenticator, once: {code}")
-        print(f"{name} {done} {path}; put it in force with: relayctl reload")
+        print(f"{name} {_done(options)} {path}; put it in force with: relayctl reload")
     return 0
+
+
+def _done(options: argparse.Namespace) -> str:
+    if options.action == "role":
+        return "has no role in" if options.role == NO_ROLE else f"has the role {options.role} in"
+    if options.action == "totp":
+        return "has no secret for codes in" if options.off else "has a new secret for codes in"
+    return _DONE[options.action]
 
 
 def _new_seat(options: argparse.Namespace, seat: users.Seat | None) -> users.Seat | None:

@@ -162,7 +162,7 @@ class Demo:
         what = f"{stored.path}"
         if digest:
             same = digest == self.digest
-            what += f", attachment sha256 {digest[:16]}... {'identical' if same else ''}"
+            what += f", attachment sha256 {digest[:16]}...{' identical' if same else ''}"
         self.story.received(stored, what)
         if self._delivered or self.message["Message-ID"].encode() not in stored.content:
             return

@@ -240,6 +240,10 @@ def _asks(ruleset: Ruleset, asked: Facts) -> list[dict[str, str]]:
 
 
 def _fact(fact: Fact, value: object, source: str) -> dict[str, str]:
+    from relayd.rules.tables.live import LIVE
+
+    if fact.spelled == LIVE:
+        source = f"{fact.about}: {source}"
     return {"fact": str(fact), "value": fact.said(value), "source": source}
 
 

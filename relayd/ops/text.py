@@ -115,7 +115,7 @@ def queue_lines(documents: Iterable[dict[str, Any]], now: float) -> Iterator[str
         lines.append("")
         yield "\n".join(lines)
     if messages:
-        total = f"{_many(messages, 'message')}, {_many(recipients, 'recipient')}"
+        total = f"{many(messages, 'message')}, {many(recipients, 'recipient')}"
         yield f"{total}, {octets(size_sum)}\n"
     else:
         yield "Mail queue is empty\n"  # the words that scripts know from mailq
@@ -143,14 +143,14 @@ def contents_lines(answer: dict[str, Any]) -> Iterator[str]:
     if not read:
         return
     yield (
-        f"read: {_many(len(read['files']), 'file')}, {_many(read['rules'], 'rule')}, "
-        f"{_many(len(read['tables']), 'table')}, {_many(read['tests'], 'test')}"
+        f"read: {many(len(read['files']), 'file')}, {many(read['rules'], 'rule')}, "
+        f"{many(len(read['tables']), 'table')}, {many(read['tests'], 'test')}"
     )
     tables = [*read["tables"].items()]
     for name, entries in tables[:MOST_TABLES]:
-        yield safe(f"      table {name}: {_many(entries, 'entry', 'entries')}")
+        yield safe(f"      table {name}: {many(entries, 'entry', 'entries')}")
     if len(tables) > MOST_TABLES:
-        yield f"      ... and {_many(len(tables) - MOST_TABLES, 'more table')}"
+        yield f"      ... and {many(len(tables) - MOST_TABLES, 'more table')}"
 
 
 def limit_lines(answer: dict[str, Any]) -> Iterator[str]:
@@ -206,7 +206,7 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
             )
             yield safe(f"{'':13}  {table['trouble']}")
     if status.get("log_dropped"):
-        dropped = _many(status["log_dropped"], "line")
+        dropped = many(status["log_dropped"], "line")
         yield f"{'LOG DROPPED':13}  {dropped}: whoever reads the log does not keep up"
     for login in status.get("logins", ()):
         yield safe(_login_line(login, now))
@@ -215,11 +215,11 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     if status.get("restart"):
         yield f"{'restart':13}  needed for {', '.join(status['restart'])}"
     yield (
-        f"{'waiting':13}  {_many(waiting['messages'], 'message')} ({octets(waiting['octets'])}),"
-        f" {_many(waiting['queued'], 'recipient')} queued, {waiting['held']} held"
+        f"{'waiting':13}  {many(waiting['messages'], 'message')} ({octets(waiting['octets'])}),"
+        f" {many(waiting['queued'], 'recipient')} queued, {waiting['held']} held"
     )
     if waiting["damaged"]:
-        yield f"{'damaged':13}  {_many(waiting['damaged'], 'message')} set aside"
+        yield f"{'damaged':13}  {many(waiting['damaged'], 'message')} set aside"
     for each in status.get("certificates", ()):
         yield safe(_certificate(each, now))
     for each in status.get("limits", ()):
@@ -229,7 +229,7 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
             f" in {duration(int(each['seconds']))} per {each['per']}: {keys}"
         )
     if status.get("reports_kept"):
-        kept = _many(status["reports_kept"], "report")
+        kept = many(status["reports_kept"], "report")
         yield f"{'kept back':13}  {kept} to strangers: see relayctl backscatter"
     for shard in status["shards"]:
         facts = "  ".join(
@@ -241,7 +241,7 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         yield f"{'shard ' + str(shard['shard']):13}  {health}{facts}".rstrip()
     right, wrong = (sum(each.get(key, 0) for each in status["shards"]) for key in _FORECASTS)
     if right or wrong:
-        yield f"{'forecast':13}  right {right:,} of {_many(right + wrong, 'time')}"
+        yield f"{'forecast':13}  right {right:,} of {many(right + wrong, 'time')}"
     for site in status.get("sites", ()):
         if site["trouble"]:
             yield safe(f"{'BLOCKED' if site['blocked_until'] else 'slowed':13}  {_site(site, now)}")
@@ -317,9 +317,9 @@ def kept_lines(answer: dict[str, Any]) -> Iterator[str]:
     for kept in answer["kept"]:
         told = f"told {moment(kept['told_at'])}" if kept["told_at"] else "in the next digest"
         span = f"{moment(kept['first'])} to {moment(kept['last'])}"
-        about = _many(kept["recipients"], "recipient")
+        about = many(kept["recipients"], "recipient")
         yield ""
-        yield f"{_many(kept['reports'], 'report')} about {about} kept back, {span}; {told}"
+        yield f"{many(kept['reports'], 'report')} about {about} kept back, {span}; {told}"
         for title, name in (("TO", "senders"), ("MAIL CAME FROM", "clients"), ("WHY", "reasons")):
             yield ""
             yield f"{'REPORTS':>9}  {'THE LAST':12}  {title}"
@@ -493,9 +493,10 @@ def filter_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
 
 def token_lines(answer: dict[str, Any]) -> Iterator[str]:
     """What `relayctl token` answers with."""
+    wide = max((len(each["name"]) for each in answer["tokens"]), default=0)
     for each in answer["tokens"]:
         whose = f"  for {each['domain']}" if each["domain"] else ""
-        yield f"{each['name']}  {each['role']}  since {moment(each['since'])}{whose}"
+        yield f"{each['name']:{wide}}  {each['role']:8}  since {moment(each['since'])}{whose}"
     if answer["revoked"]:
         yield f"{answer['revoked']} is revoked"
     if answer["token"]:
@@ -534,7 +535,7 @@ def _table_lines(table: dict[str, Any], now: float) -> Iterator[str]:
             f'"relayctl table accept {name}"'
         )
     if table["passed_over"]:
-        yield safe(f"{'':13}  {_many(table['passed_over'], 'entry', 'entries')} passed over:")
+        yield safe(f"{'':13}  {many(table['passed_over'], 'entry', 'entries')} passed over:")
         for each in table["examples"]:
             yield safe(f"{'':13}  {each['key']}: {each['why']}")
 
@@ -563,7 +564,7 @@ def _trouble(lane: dict[str, Any], now: float) -> str:
     again = f", next try in {coarse(probe - now)}" if probe > now else ""
     if lane["standing"] in ("suspended", "blocked"):
         return f"{again}: {lane['trouble']}"
-    return f" after {_many(lane['failures'], 'failure')}{again}: {lane['trouble']}"
+    return f" after {many(lane['failures'], 'failure')}{again}: {lane['trouble']}"
 
 
 def found_lines(found: dict[str, Any]) -> Iterator[str]:
@@ -656,7 +657,7 @@ def recipient_lines(recipient: dict[str, Any], now: float) -> Iterator[str]:
     was = _was(mailbox, original)
     yield safe(f"<{mailbox}>{was} via {recipient['next_hop']}")
     state, attempts = recipient["state"], recipient["attempts"]
-    after = f" after {_many(attempts, 'attempt')}" if attempts else ""
+    after = f" after {many(attempts, 'attempt')}" if attempts else ""
     if state == "queued":
         due = _due(recipient.get("next_attempt", 0), now)
         yield f"    queued{after}, next try {due}"
@@ -692,5 +693,6 @@ def _pairs(facts: dict[str, Any]) -> str:
     return " ".join(f"{name}={fact}" for name, fact in facts.items())
 
 
-def _many(count: int, noun: str, several: str = "") -> str:
+def many(count: int, noun: str, several: str = "") -> str:
+    """So many of them, in words: one is one."""
     return f"{count} {noun}" if count == 1 else f"{count:,} {several or noun + 's'}"

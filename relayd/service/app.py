@@ -89,7 +89,7 @@ from relayd.service.gateway import (
 from relayd.service.hooks import HookService, recorder_of
 from relayd.service.metrics import Metrics
 from relayd.service.supervisor import Orders, Supervisor
-from relayd.service.tableorders import snapshot_orders
+from relayd.service.tableorders import live_directories_of, snapshot_orders
 from relayd.service.watch import ConfigurationWatch
 from relayd.spool.disk.lock import Lock
 from relayd.spool.errors import SpoolError, SpoolLocked
@@ -281,6 +281,7 @@ class Relayd(MultiService):
         self._supervisor: Supervisor | None = None
         self._hooks = HookService(reactor, self._configuration, log)
         self._recorder: HookRecorder | None = None
+        self._live: LiveDirectories | None = None
         self._metrics: Metrics | None = None
         if settings.metrics or settings.console:  # the console shows rates
             self._metrics = Metrics(
@@ -381,6 +382,8 @@ class Relayd(MultiService):
             names,
             own_verification_of(self._reactor, self._configuration, self._log, resolver),
         )
+        # for explain; `status` has what the workers say of theirs
+        self._live = live_directories_of(self._reactor, self._configuration, self._log)
         enquiry = enquiry_of(
             self._reactor, self._configuration, self._log, resolver, names, gatherer
         )
@@ -599,6 +602,8 @@ class Relayd(MultiService):
             if isinstance(stopped, Deferred):
                 await stopped
         self._hooks.stop()
+        if self._live is not None:
+            self._live.stop()
         await super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
         if self._recorder is not None:
             self._recorder.finish()

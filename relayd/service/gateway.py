@@ -14,7 +14,6 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 
 from relayd.config import Settings
-from relayd.directories.live import LiveDirectories
 from relayd.dns.localnames import LocalNames
 from relayd.dns.lookup import Lookup
 from relayd.dns.resolver import Resolver
@@ -78,7 +77,7 @@ from relayd.service.configuration import Configuration, Enquiry
 from relayd.service.listeners import ListenerPolicies
 from relayd.service.outboundtls import OutboundTls, protection_of
 from relayd.service.ownmail import OwnMail, report_for
-from relayd.service.tableorders import live_orders
+from relayd.service.tableorders import live_directories_of
 from relayd.shared.counters import SharedCounters
 from relayd.shared.seldom import FILE, Seldom
 from relayd.smtp.exchange import ServerLimits as SessionRules
@@ -357,10 +356,7 @@ class Gateway(Service):
         self._gatherer = gatherer_of(
             reactor, configuration, log, self._names, self._verification, seldom
         )
-        self.live = LiveDirectories(reactor, log)
-        configuration.keep_up(
-            lambda fresh: self.live.apply(live_orders(fresh), fresh.ruleset.tables)
-        )
+        self.live = live_directories_of(reactor, configuration, log)
         self.explain = enquiry_of(
             reactor, configuration, log, self._resolver, self._names, self._gatherer
         ).explain

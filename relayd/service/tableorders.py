@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from relayd.config.settings import Settings
+from relayd.directories.live import LiveDirectories
 from relayd.directories.source import TableOrder
+from relayd.mail.log import MailLog
 from relayd.rules.language.model import TableDef
 from relayd.rules.tables.snapshot import FOLDER as SNAPSHOTS
+from relayd.service.configuration import Configuration
 
 
 def snapshot_orders(settings: Settings) -> list[TableOrder]:
@@ -18,6 +22,17 @@ def snapshot_orders(settings: Settings) -> list[TableOrder]:
 def live_orders(settings: Settings) -> list[TableOrder]:
     """The tables of which directories are asked for each address."""
     return [order for order in _orders(settings) if order.directory.live]
+
+
+def live_directories_of(
+    reactor: Any,  # noqa: ANN401  # several interfaces
+    configuration: Configuration,
+    log: MailLog,
+) -> LiveDirectories:
+    """Those that the process asks for the rules in force, whichever they are by then."""
+    live = LiveDirectories(reactor, log)
+    configuration.keep_up(lambda fresh: live.apply(live_orders(fresh), fresh.ruleset.tables))
+    return live
 
 
 def _orders(settings: Settings) -> list[TableOrder]:

@@ -83,9 +83,14 @@ class ForwardsApi:
         needed = Role.OPERATOR if writes else Role.VIEWER
         if not token.domain:
             needed = Role.ADMIN
-        if not token.about(domain) or token.role < needed:
-            why = f"the token {token.name} is not for this"
-            raise TurnedAwayError(HTTPStatus.FORBIDDEN, why)
+        if not token.about(domain):
+            why = f"the token {token.name} is for {token.domain} alone"
+        elif token.role < needed:
+            whose = "of a token without a domain" if not token.domain else "here"
+            why = f"that is for {needed} {whose}; the token {token.name} is {token.role}'s"
+        else:
+            return
+        raise TurnedAwayError(HTTPStatus.FORBIDDEN, why)
 
     async def _carried_out(
         self, asked: WebRequest, token: ApiToken, domain: str, kind: str, name: str

@@ -7,7 +7,7 @@
   const dashes = [[], [2, 3], [8, 4], [12, 3, 2, 3], [4, 4]];
   let plot = null;
 
-  const said = () => JSON.parse(document.getElementById("rates").dataset.rates);
+  const said = () => JSON.parse(document.getElementById("series").dataset.rates);
   const colour = (name) => getComputedStyle(place).getPropertyValue(`--${name}`).trim();
   const axis = () => ({ stroke: colour("faint"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line") } });
 

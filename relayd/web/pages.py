@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from relayd.login.roles import Role
-from relayd.ops.text import coarse, moment, octets
+from relayd.ops.text import coarse, many, moment, octets
 from relayd.web import assets
 from relayd.web.live import EVERY, KINDS, Rates
 from relayd.web.markup import Markup, element, link, page, pairs, preformatted, table
@@ -82,7 +82,8 @@ def framed(view: PageView, title: str, *parts: object, scripts: Iterable[str] = 
         for path, name in SCREENS.items()
         if rules or path != "/rules"
     ]
-    who: object = element("span", f"{view.person.name} ({view.person.role})")
+    name = view.person.name.removeprefix("console:")  # that is for the log
+    who: object = element("span", f"{name} ({view.person.role})")
     if view.logs_in:
         who = view.form("/logout", who, " ", element("button", "Log out"))
     return page(
@@ -163,7 +164,7 @@ def standing(view: PageView, figures: Document, status: Document, rates: Rates) 
         _rates(rates),
         pairs(
             (
-                ("Waiting", f"{waiting['messages']:,} messages, {octets(waiting['octets'])}"),
+                ("Waiting", f"{many(waiting['messages'], 'message')}, {octets(waiting['octets'])}"),
                 ("Recipients", f"{waiting['queued']:,} queued, {waiting['held']:,} held"),
                 ("Sessions", f"{figures['sessions']:,}"),
                 ("Deliveries", f"{figures['deliveries']:,}"),
@@ -178,7 +179,8 @@ def standing(view: PageView, figures: Document, status: Document, rates: Rates) 
                             href=link("/queue", destination=lane["destination"])),
                     lane["standing"],
                     f"{lane['waiting']:,}",
-                    view.age(lane.get("oldest", 0.0)),
+                    # what is held has an age, too, but does not wait here
+                    view.age(lane.get("oldest", 0.0)) if lane["waiting"] else "",
                     lane.get("trouble", ""),
                 )
                 for number, lane in enumerate(status["destinations"])
@@ -198,7 +200,7 @@ def _rates(rates: Rates) -> Markup:
         return f"{means[number]:,.2f}/s" if means else "not known yet"
 
     return Markup(
-        element("div", id="rates", data_rates=said, hidden=True),
+        element("div", id="series", data_rates=said, hidden=True),
         table(
             "Rates",
             ("What", "Last minute", "Ten minutes", "Since the start"),
@@ -591,7 +593,7 @@ def message(view: PageView, story: Document, said: Document, parts: Parts | None
         ),
         _way(view, story),
         _steps("What the rules said", story.get("trail", ())),
-        _content(parts) if parts is not None else None,
+        _content(parts, waits) if parts is not None else None,
         view.form(
             "/act",
             element("input", type="hidden", name=f"id.{story['id']}", value="yes"),
@@ -617,7 +619,7 @@ def _way(view: PageView, story: Document) -> Markup:
         if ended:
             steps.append((ended, f"{whom}: {each['state']}{at_whom}{tries}", each["reply"]))
         elif each["state"] == "held":
-            steps.append((view.now, f"{whom}: held{tries}", each["why"] or each["reply"]))
+            steps.append((view.now, f"{whom}: still held{tries}", each["why"] or each["reply"]))
         elif due:
             steps.append((due, f"{whom}: to be tried{tries}", each["reply"]))
     steps.sort(key=lambda step: step[0])
@@ -628,9 +630,10 @@ def _way(view: PageView, story: Document) -> Markup:
     return Markup(element("h2", "Its way"), element("ol", items, class_="way"))
 
 
-def _content(parts: Parts) -> Markup:
+def _content(parts: Parts, waits: bool) -> Markup:
     if parts.why and not parts.header:
-        return Markup(element("h2", "Parts"), element("p", parts.why))
+        why = parts.why if waits else "Nothing of it waits any more, and its content went with it."
+        return Markup(element("h2", "Parts"), element("p", why))
     return Markup(
         table(
             "Parts",

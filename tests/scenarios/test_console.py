@@ -184,11 +184,11 @@ class ConsoleOfTwoWorkers(ConsoleScenario):
         codes = [code_at(SECRET, step + more) for more in (0, 1)]
         self.assertEqual(visitor.log_in("admin", codes[0]).status, 303)
         self.assertTrue(visitor.cookie.startswith("__Host-relayd="))
-        self.assertIn("console:admin (admin)", visitor.ask("/").text)
+        self.assertIn(">admin (admin)", visitor.ask("/").text)
         self.assertEqual(self.visitor().log_in("admin", codes[0]).status, 403)  # good once
         behind = self.visitor("people")
         self.assertEqual(behind.log_in("viewer").status, 303)
-        self.assertIn("console:viewer (viewer)", behind.ask("/").text)
+        self.assertIn(">viewer (viewer)", behind.ask("/").text)
         self.assertIn("(admin)", self.visitor("socket").ask("/").text)
 
     def test_every_action_on_the_queue_and_its_author_over_a_reload(self) -> None:

@@ -103,7 +103,8 @@ class LiveTest(Scenario):
         self.assertRegex(answer, r"people: info@example.com, asked \d+ s ago")
         # explain asks live for what nobody has asked for
         panel.forwards["new@example.com"] = "bob@example.net"
-        self.assertIn("bob@example.net", relay.ctl("explain", "new@example.com").stdout)
+        answer = relay.ctl("explain", "new@example.com").stdout
+        self.assertRegex(answer, r"table people bob@example\.net +\(new@example\.com: looked up in")
 
     def test_after_its_time_an_answer_is_asked_for_again(self) -> None:
         panel, relay = self.serve(cache="1s")
@@ -165,6 +166,9 @@ class LiveTest(Scenario):
 
     def test_two_workers(self) -> None:
         panel, relay = self.serve(workers=2)
+        answer = relay.ctl("explain", "info@example.com").stdout  # by none of them
+        self.assertIn("ann@example.net", answer)
+        self.assertRegex(answer, r"people: info@example.com, asked \d+ s ago")
         for _ in range(4):
             self.assertEqual(self.reply(relay, "info@example.com"), 250)
         panel.gone = True

@@ -20,7 +20,6 @@ PORT = int(sys.argv[1])
 KEY = Path(sys.argv[2]).read_bytes().split(b"\n")[0].strip()
 LEEWAY = 300  # seconds that clocks may differ; an older request is somebody's copy
 # IDs of events that were here; keep them on disk where once is once
-# IDs of events that were here; keep them on disk where once is once
 SEEN: OrderedDict[str, None] = OrderedDict()
 
 

@@ -356,13 +356,13 @@ def write(path: Path, name: str, lines: Iterable[str], head: SnapshotHead) -> Sn
         for chunk in _chunks(lines):
             problems: list[Problem] = []
             source = Source(name, name, chunk)
-            table = read_table(name, "list" if head.columns == 1 else "virtual", source, problems)
+            table = read_table(name, "list" if head.columns == 1 else "rows", source, problems)
             for problem in problems:
                 key, _, _ = source.line(problem.place.line).partition(" ")
                 skipped.add(key, problem.what.partition(", in line")[0])
             if isinstance(table, MapTable):
                 bare |= table.bare
-                count += _put(file, _of_map(table, before), skipped)
+                count += _put(file, _of_map(table, before), joins=True)
             elif isinstance(table, ListTable):
                 count += _put(file, {word: (each + before, "") for word, each in _words(table)})
                 _put(file, {probe: (each + before, "") for probe, each in table.probes.items()})
@@ -397,15 +397,15 @@ def _of_map(table: MapTable, before: int) -> dict[str, tuple[int, str]]:
     return rows | {_DOMAIN + key: (line + before, "") for key, line in table.domains.items()}
 
 
-def _put(
-    file: sqlite3.Connection, rows: dict[str, tuple[int, str]], twice: Skipped | None = None
-) -> int:
-    """How many of the rows are new; those `twice`, with another row's key, are named there."""
+def _put(file: sqlite3.Connection, rows: dict[str, tuple[int, str]], *, joins: bool = False) -> int:
+    """How many of the rows are new; where one `joins`, the row of its key has its targets, too."""
     given = [(key, *row) for key, row in rows.items()]
     added = file.executemany("INSERT OR IGNORE INTO entry VALUES (?, ?, ?)", given).rowcount
-    if twice is not None and added < len(given):
-        for key, line, _ in given:
-            first = file.execute("SELECT line FROM entry WHERE key = ?", (key,)).fetchone()[0]
+    if joins and added < len(given):
+        for key, line, targets in given:
+            found = file.execute("SELECT line, targets FROM entry WHERE key = ?", (key,))
+            first, known = found.fetchone()
             if first != line:
-                twice.add(key, f'"{key}" has an entry already')
+                both = "\n".join(dict.fromkeys(f"{known}\n{targets}".split("\n")))
+                file.execute("UPDATE entry SET targets = ? WHERE key = ?", (both, key))
     return max(added, 0)

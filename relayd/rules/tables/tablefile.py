@@ -44,6 +44,7 @@ class Reading:
     source: Source
     problems: list[Problem]
     include: ReadFile | None = None
+    joins: bool = False  # a key with several entries has what stands behind all of them
 
     def place(self, line: int, text: str = "") -> Place:
         """Where `text` stands in a line, or the line's first word."""
@@ -308,7 +309,11 @@ def _put(table: MapTable, key: str, values: tuple[str, ...], line: int, reading:
                 reading.problems.append(complaint.problem)
                 return
     first = table.entries.setdefault(probe, MapEntry(line, values))
-    if first.line != line:
+    if first.line == line:
+        return
+    if reading.joins:
+        table.entries[probe] = MapEntry(first.line, (*dict.fromkeys(first.values + values),))
+    else:
         reading.complain(
             line,
             key,
@@ -380,11 +385,18 @@ def _read_users(name: str, reading: Reading) -> Table:
     return users_table(name, reading.source, reading.problems)
 
 
+def _read_rows(name: str, reading: Reading) -> MapTable:
+    """Of a database, which has a row for each target."""
+    reading.joins = True
+    return _read_virtual(name, reading)
+
+
 READERS: dict[str, Callable[[str, Reading], Table]] = {
     "users": _read_users,
     "list": _read_list,
     "aliases": _read_aliases,
     "virtual": _read_virtual,
+    "rows": _read_rows,
     "canonical": _read_canonical,
     "transport": _read_transport,
 }

@@ -179,6 +179,14 @@ class ContentsTest(FolderTest):
             },
         )
 
+    def test_a_table_that_no_directory_has_filled_was_not_read(self) -> None:
+        settings = self.load(
+            "table read http http://127.0.0.1:1/x refresh 1m\n"
+            "table asked http http://127.0.0.1:1/$1 live cache 5m\n"
+            "table here { a@example.com }\naccept to <here>, <read>, <asked>\nroute any direct\n"
+        )
+        self.assertEqual(config.contents(settings)["tables"], {"here": 1})
+
 
 class QuietTest(FolderTest):
     """What ships, and what the documents show, is warned of nothing."""
@@ -271,6 +279,17 @@ class TableTest(FolderTest):
     MAP = f'{RULES}table t sqlite file db query "SELECT a, b FROM t"\nforward <t>\n'
     LIST = f'{RULES}table t sqlite file db query "SELECT a FROM t"\n'
 
+    def test_an_address_with_several_rows_becomes_what_stands_in_all_of_them(self) -> None:
+        self.database(
+            ("ann@b.test", "ann@c.test"), ("bob@b.test", "x@c.test"), ("ANN@b.test", "eve@c.test")
+        )
+        settings = self.load(self.MAP)
+        self.assertEqual(settings.warnings, ())
+        self.assertEqual(
+            outcome(settings.ruleset, "ann@b.test", client="10.0.0.1"),
+            "ann@c.test direct, eve@c.test direct",
+        )
+
     def test_a_bad_row_of_a_map_is_passed_over_and_named(self) -> None:
         good = [("ann@b.test", "ann@c.test"), ("bob@b.test", "bob@c.test")]
         for bad, why in (
@@ -284,7 +303,6 @@ class TableTest(FolderTest):
             (("# eve@b.test", "eve@c.test"), "is no address"),
             (("latin", "eve@c.test"), "not UTF-8"),
             ((b"\xff\xfe", "eve@c.test"), "not UTF-8"),
-            (("ann@b.test", "eve@c.test"), "has an entry already"),
         ):
             with self.subTest(bad):
                 (self.folder / "db").unlink(missing_ok=True)

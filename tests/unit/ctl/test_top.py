@@ -60,6 +60,11 @@ class Screens(unittest.TestCase):
         self.assertLess(text.index("HOOK  crm: answered 503"), text.index("DESTINATION"))
         self.assertIn("d0.example", text)
 
+    def test_one_is_one(self) -> None:
+        waiting = {"messages": 1, "octets": 5, "queued": 1, "held": 0}
+        text = "\n".join(screen(status(waiting=waiting), {}, 80, 24, NOW))
+        self.assertIn("waiting 1 message (5B), 1 recipient, 0 held", text)
+
     def test_no_word_of_a_stranger_moves_the_cursor(self) -> None:
         lane = {"destination": "a\x1b[2Jb", "standing": "down", "waiting": 1, "trouble": "\x1b]0;x"}
         text = "".join(screen(status(destinations=[lane]), {}, 80, 24, NOW))

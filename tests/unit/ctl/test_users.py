@@ -70,6 +70,17 @@ class UserTests(unittest.TestCase):
     def seats(self) -> dict[str, Seat]:
         return dict(parse(self.users.read_text().splitlines())[0].seats)
 
+    def test_it_says_which_role_and_whether_codes_are_asked_for(self) -> None:
+        self.run_user("add", "ann", said="x\n")
+        for words, said in (
+            (("role", "ann", "viewer"), "ann has the role viewer in"),
+            (("totp", "ann"), "ann has a new secret for codes in"),
+            (("totp", "ann", "--off"), "ann has no secret for codes in"),
+            (("role", "ann", "none"), "ann has no role in"),
+        ):
+            out = self.run_user(*words)[1]
+            self.assertIn(f"{said} {self.users}; put it in force with: relayctl reload", out)
+
     def test_the_life_of_a_login(self) -> None:
         status, out, _ = self.run_user("add", "Alice@example.com", said="s3cret word\nnot this\n")
         self.assertEqual(status, 0)

@@ -120,14 +120,31 @@ class SnapshotTest(unittest.TestCase):
         with self.assertRaisesRegex(Unknown, "one column"):
             self.table().find(Subject(Mailbox.parse("a@example.com")))
 
-    def test_wrong_entries_are_named_and_a_key_counts_once(self) -> None:
-        far = [f"u{number}@example.com x@example.net" for number in range(CHUNK)]
-        head = self.put([*far, "u1@example.com y@example.net", "b@@d x@example.net"], 2)
-        self.assertEqual(head.entries, CHUNK)
-        self.assertEqual([key for key, _ in head.skipped.rows], ["b@@d", "u1@example.com"])
-        found = self.table().find(Subject(Mailbox.parse("u1@example.com")))
+    def becomes(self, address: str) -> list[str]:
+        found = self.table().find(Subject(Mailbox.parse(address)))
         assert found is not None
-        self.assertEqual(list(map(str, found.targets)), ["x@example.net"])
+        return list(map(str, found.targets))
+
+    def test_wrong_entries_are_named(self) -> None:
+        head = self.put(["ann@example.com x@example.net", "b@@d x@example.net"], 2)
+        self.assertEqual(head.entries, 1)
+        self.assertEqual([key for key, _ in head.skipped.rows], ["b@@d"])
+
+    def test_an_address_with_several_rows_becomes_what_stands_in_all_of_them(self) -> None:
+        far = [f"u{number}@example.com x@example.net" for number in range(CHUNK)]
+        rows = ["U1@example.com y@example.net", "u1@example.com x@example.net, z@example.net"]
+        head = self.put(["u0@example.com near@example.net", *far, *rows], 2)
+        self.assertEqual((head.entries, head.skipped.count), (CHUNK, 0))
+        self.assertEqual(self.becomes("u0@example.com"), ["near@example.net", "x@example.net"])
+        self.assertEqual(
+            self.becomes("u1@example.com"), ["x@example.net", "y@example.net", "z@example.net"]
+        )
+        self.assertEqual(self.becomes("u2@example.com"), ["x@example.net"])
+
+    def test_a_domain_that_is_declared_twice_is_declared(self) -> None:
+        far = [f"u{number}@example.com x@example.net" for number in range(CHUNK)]
+        head = self.put(["example.com ours", *far, "example.com ours", "example.com ours"], 2)
+        self.assertEqual(head.skipped.count, 0)
 
     def test_the_file_is_nobody_elses(self) -> None:
         self.put(MAP, 2)

@@ -54,7 +54,7 @@ class ConsoleTests(Scene, TestCase):
         self.start(f"unix:{self.folder}/own auth people", f"unix:{self.folder}/bare")
         browser = self.browser("own")
         self.assertEqual((await browser.log_in("olga")).status, 303)
-        self.assertIn("console:olga (operator)", (await browser.ask("/trace")).text)
+        self.assertIn(">olga (operator)", (await browser.ask("/trace")).text)
         self.assertEqual((await self.browser("own").log_in("tom")).status, 403)  # no code
         bare = await self.browser("bare").ask("/trace")
         self.assertIn("(admin)", bare.text)

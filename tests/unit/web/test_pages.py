@@ -197,7 +197,7 @@ class Screens(Scene, TestCase):
 
         self.commands._explain = explain
         for path, words in (
-            ("/", ["1 messages", "exchange"]),
+            ("/", ["1 message,", "exchange"]),
             ("/queue", [ident, "<bob@elsewhere.example>", "exchange"]),
             ("/queue?state=held", ["Nothing waits that fits."]),
             ("/trace", ["Find"]),
@@ -217,6 +217,8 @@ class Screens(Scene, TestCase):
             reader = read(heard.text)
             for word in words:
                 self.assertIn(word, reader.text, path)
+            places = [each["id"] for _, each in reader.tags if "id" in each]
+            self.assertEqual(len(places), len(set(places)), "an ID is one element's")
             for tag, attributes in reader.tags:
                 if tag == "script":
                     self.assertIn(attributes["src"], assets.ASSETS)
@@ -242,6 +244,34 @@ class Screens(Scene, TestCase):
                          (303, "/queue?done=remove&count=1"))  # fmt: skip
         self.assertIn("1 recipient removed", (await browser.ask("/queue?done=remove&count=1")).text)
         self.assertIsNone(await self.spools[0].load(message.ident))
+
+    def test_where_nothing_waits_nothing_of_it_is_old(self) -> None:
+        view = pages.PageView(Person("console:x", Role.ADMIN, ""), 1e9, "/", {}, "t", True)
+        lane = {
+            "destination": "exchange",
+            "standing": "open",
+            "oldest": 1e9 - 60,
+        }  # of what is held
+        waiting = {"messages": 1, "octets": 1, "queued": 1, "held": 1}
+        figures = {"sessions": 0, "deliveries": 0, "healthy": True, "providers": {}}
+        for count, age in ((1, "1m"), (0, "")):
+            status = {"waiting": waiting, "destinations": [{**lane, "waiting": count}]}
+            text = str(pages.standing(view, figures, status, Rates(dict)))
+            self.assertIn(f"<td>open</td><td>{count}</td><td>{age}</td>", text)
+
+    async def test_a_message_says_that_it_is_still_held_and_that_it_has_ended(self) -> None:
+        message, _ = await self.accept("bob@elsewhere.example")
+        ident = ident_text(message.ident)
+        browser = self.browser("admin")
+        await browser.ask("/queue")
+        form = {"token": browser.token, f"id.{ident}": "yes", "back": "/queue", "sure": "yes"}
+        await browser.ask("/act", {**form, "command": "hold"})
+        self.assertIn("bob@elsewhere.example>: still held",
+                      read((await browser.ask(f"/message/{ident}")).text).text)  # fmt: skip
+        await browser.ask("/act", {**form, "command": "remove"})
+        shown_ = read((await browser.ask(f"/message/{ident}")).text).text
+        self.assertIn("Nothing of it waits any more, and its content went with it.", shown_)
+        self.assertNotIn("no message", shown_)
 
     async def test_a_configuration_that_is_refused_is_shown_with_its_caret(self) -> None:
         browser = self.browser("admin")

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable
 from typing import Any
 
-from relayd.config import load
+from relayd.config import editing, load
 from relayd.config.editing import MOST
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration
@@ -145,6 +145,9 @@ class RulesScreen(RulesScene):
         self.assertEqual(self.site.read_text(), OTHER)
         self.assertEqual(stat.S_IMODE(self.site.stat().st_mode), 0o640)
         self.assertEqual([each.name for each in self.site.parent.iterdir()], ["10-site.rules"])
+        kept_in = next(self.folder.rglob(editing.FOLDER))
+        modes = {stat.S_IMODE(each.stat().st_mode) for each in (kept_in, *kept_in.iterdir())}
+        self.assertEqual(modes, {0o700})  # others may pass through a spool with a drop folder
         after = self.configuration.settings.ruleset.hash
         self.assertNotEqual(after, before)
         heard = await browser.ask(heard.field("location"))
