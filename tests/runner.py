@@ -1,10 +1,15 @@
 """Runs trial over suites one after another and closes with `N passed, N failed, N skipped`.
 
-    python -m tests.runner [--jobs N] [--no-skips] [--quiet] [SUITE ...]
+    python -m tests.runner [--jobs N] [--no-skips] [--quiet] [--again] [SUITE ...]
 
 Errors count as failed. The exit status is not zero if anything failed, if nothing ran, or,
 with --no-skips, if anything was skipped. With --quiet only what went wrong is shown, and which
 modules took longest.
+
+With --again a scenario that failed beside others is run once more, alone: real servers and real
+clocks fail now and then for nothing but a machine with more to do than cores. It counts by what it
+does then, and is named in any case. Nothing is tried again where more than a few failed, and no
+other test: the others know no clock.
 """
 
 from __future__ import annotations
@@ -25,7 +30,10 @@ TESTS = CHECKOUT / "tests"
 _LAST = re.compile(r"^(PASSED|FAILED)(?: \((.*)\))?\s*$", re.MULTILINE)
 _FAILED = ("failures", "errors", "unexpectedSuccesses")
 _PASSED = ("successes", "expectedFailures")
+_RULER = re.compile(r"^(?:={79}|-{79})$", re.MULTILINE)  # above each failure, and below the last
+_BY_CLOCKS = re.compile(r"^(tests\.(?:scenarios|faults)\.\w+\.\w+\.test_\w+)$", re.MULTILINE)
 SHOWN = 8  # of the slowest modules
+AGAIN = 4  # tests at most: where more fail, it is not the machine
 
 # begun first, or the others end long before one of their tests: up to a minute and a half for one
 LONGEST = (
@@ -60,8 +68,8 @@ def environment(bytecode: str) -> dict[str, str]:
 
 def run(
     targets: list[str], jobs: int, quiet: bool, temp: str, environment: dict[str, str]
-) -> tuple[int, int, int]:
-    """One trial over these targets: passed, failed, skipped."""
+) -> tuple[int, int, int, list[str]]:
+    """One trial over these targets: passed, failed, skipped; and what may be tried again."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-W", "error::RuntimeWarning"),
@@ -89,11 +97,20 @@ def run(
     status = process.wait()
     text = "".join(output)
     passed, failed, skipped = counted(text)
+    again = failed_by_clocks(text) if failed else []
     if passed + failed + skipped == 0 or (status != 0 and failed == 0):
         failed += 1  # trial itself did not come to its end
     if quiet and (failed or skipped):
         print(text[max(text.find("=" * 79), 0) :], flush=True)
-    return passed, failed, skipped
+    return passed, failed, skipped, again
+
+
+def failed_by_clocks(text: str) -> list[str]:
+    """The scenarios among what trial says has failed; none if anything else has, or too many."""
+    blocks = [each for each in _RULER.split(text) if each.startswith(("\n[FAIL]", "\n[ERROR]"))]
+    found = [_BY_CLOCKS.findall(block) for block in blocks]
+    names = list(dict.fromkeys(name for block in found for name in block))
+    return names if all(found) and len(names) <= AGAIN else []
 
 
 def add_durations(path: Path, took: dict[str, float]) -> None:
@@ -126,18 +143,29 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--no-skips", action="store_true")
     parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("targets", nargs="*")
     options = parser.parse_args()
     passed = failed = skipped = 0
     took: dict[str, float] = defaultdict(float)
+    tried: list[str] = []
     with tempfile.TemporaryDirectory(prefix="bytecode-") as bytecode:
         inherited = environment(bytecode)
         for targets in [options.targets] if options.targets else suites():
             with tempfile.TemporaryDirectory(prefix="trial-") as temp:
-                one = run(targets, options.jobs, options.quiet, temp, inherited)
+                *one, again = run(targets, options.jobs, options.quiet, temp, inherited)
                 add_durations(Path(temp, "durations"), took)
             passed, failed, skipped = passed + one[0], failed + one[1], skipped + one[2]
+            if options.again and again:
+                failed -= one[1]  # one test fails in several ways: each counts once from here on
+            for name in again if options.again else ():
+                with tempfile.TemporaryDirectory(prefix="trial-") as temp:
+                    *one, _ = run([name], 1, options.quiet, temp, inherited)
+                passed, failed, skipped = passed + one[0], failed + bool(one[1]), skipped + one[2]
+                tried.append(f"{name} {'failed' if one[1] else 'passed'}")
     slowest = sorted(took, key=lambda name: -took[name])[:SHOWN]
+    for each in tried:
+        print("tried again, alone:", each)
     print("slowest:", ", ".join(f"{name} {took[name]:.0f} s" for name in slowest))
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
     return int(failed > 0 or passed == 0 or (options.no_skips and skipped > 0))
