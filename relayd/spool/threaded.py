@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from relayd.mail.ident import make_ident
+from relayd.mail.log import MailLog
 from relayd.spool.errors import SpoolError
 from relayd.spool.sqlite.bridge import Bridge
 from relayd.spool.sqlite.search import newest_by
@@ -30,6 +31,7 @@ class ThreadedStore:
 
     on_change: Callable[[str, Sequence[tuple[int, int]]], None]
     _bridge: Bridge
+    _log: MailLog | None
     _clock: Callable[[], float]
     _shard: int
     _last_us: int  # of the identifier given last
@@ -126,6 +128,19 @@ class ThreadedStore:
     def _unable(self) -> SpoolError:
         """Why it is not healthy."""
         return self._trouble if self._open and self._trouble else SpoolError("the spool is closed")
+
+    def notice(self, event: str, **facts: object) -> None:
+        """For the threads: something for the log."""
+        self._bridge.call(lambda: self._say(event, **facts))
+
+    def _say(self, event: str, **facts: object) -> None:
+        if self._log is not None:
+            self._log.trouble(event, **facts)
+
+    def _let_go(self, recipients: int) -> None:
+        if self._log is not None:
+            event = "let go: the clients were not answered before the end, and have it still"
+            self._bridge.call(lambda log: log.notice(event, recipients=recipients), self._log)
 
     def _changed(self, verb: str, met: list[tuple[int, int]]) -> None:
         self._bridge.call(lambda: self.on_change(verb, met))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from relayd.mail.content import BytesContent, Content
-from relayd.mail.envelope import ALL_DIRECT, direct_queue, is_direct
+from relayd.mail.envelope import ALL_DIRECT, is_direct
 from relayd.mail.ident import MAX_SHARDS, make_ident
+from relayd.spool.condition import ALL, POSTGRESQL, condition, ends_with
 from relayd.spool.postgresql.content import LocalFiles
 from relayd.spool.postgresql.session import DatabaseSession, Values
 from relayd.spool.postgresql.state import state_of
@@ -31,7 +32,7 @@ from relayd.spool.sqlite.rows import (
     message_of,
     record_of,
 )
-from relayd.spool.sqlite.search import LISTED, OLDEST, QUEUED, QUEUES, rule_words
+from relayd.spool.sqlite.search import LISTED, OLDEST, QUEUED, QUEUES
 from relayd.spool.view import (
     Accepted,
     Audit,
@@ -66,65 +67,6 @@ _ROWS = """
         FROM message AS m JOIN recipient AS r ON r.message = m.ident
         WHERE m.ident > %(after)s AND m.ident <= %(last)s AND {}
         GROUP BY m.ident ORDER BY m.ident LIMIT %(limit)s) AS page"""
-
-
-def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
-    """A filter as SQL over `m` (message) and `r` (recipient), with its parameters."""
-    terms = ["true"]
-    parameters: dict[str, Any] = {}
-    if wanted.ident:
-        terms.append("m.ident = %(ident)s")
-        parameters["ident"] = wanted.ident
-    if wanted.state is not None:
-        terms.append("r.state = %(state)s")
-        parameters["state"] = int(wanted.state)
-    if wanted.destination:
-        terms.append(
-            "(r.destination IN (%(destination)s, %(direct)s)"
-            " OR strpos(r.destination, %(direct)s || ' ') = 1 OR"
-            " strpos(',' || replace(r.next_hop, ' ', '') || ',', %(hop)s) > 0)"
-        )
-        parameters["destination"] = wanted.destination
-        parameters["direct"] = direct_queue(wanted.destination.lower())
-        parameters["hop"] = f",{wanted.destination},"
-    if wanted.sender == "<>":
-        terms.append("m.sender = ''")
-    elif wanted.sender:
-        terms.append(_match("m.sender", "sender", wanted.sender))
-        parameters["sender"] = fold(wanted.sender)
-    if wanted.recipient:
-        both = (_match(column, "recipient", wanted.recipient) for column in _RECIPIENT_COLUMNS)
-        terms.append(f"({' OR '.join(both)})")
-        parameters["recipient"] = fold(wanted.recipient)
-    if wanted.domain:
-        both = (
-            f"right(lower({column}), length(%(domain)s)) = %(domain)s"
-            for column in _RECIPIENT_COLUMNS
-        )
-        terms.append(f"({' OR '.join(both)})")
-        parameters["domain"] = f"@{fold(wanted.domain)}"
-    if wanted.reply:
-        terms.append("strpos(coalesce(r.reply, ''), %(reply)s) = 1")
-        parameters["reply"] = wanted.reply
-    if wanted.rule:
-        terms.append(
-            "r.state = 1 AND strpos(' ' || lower(coalesce(r.reply, '')) || ' ', %(rule)s) > 0"
-        )
-        parameters["rule"] = rule_words(wanted.rule)
-    if wanted.received_before:
-        terms.append("m.received < %(received_before)s")
-        parameters["received_before"] = wanted.received_before
-    return " AND ".join(terms), parameters
-
-
-_RECIPIENT_COLUMNS = ("r.mailbox", "coalesce(r.original, '')")
-
-
-def _match(column: str, name: str, text: str) -> str:
-    local, at, domain = text.rpartition("@")
-    if at and local and domain:
-        return f"lower({column}) = %({name})s"
-    return f"strpos(lower({column}), %({name})s) > 0"
 
 
 class SharedSearch:
@@ -326,10 +268,10 @@ class SharedSearch:
 
     def listing(self, wanted: QueueFilter, after: int, limit: int) -> Page:
         """See Store.listing. Looks at a bounded part of the queue and says how far it came."""
-        terms, parameters = condition(wanted)
+        terms, parameters = condition(wanted, POSTGRESQL)
         if wanted.ident:
             after, limit = wanted.ident - 1, 1
-        narrow = terms != "true"
+        narrow = terms != ALL
         end = self._ask(
             "SELECT ident FROM message WHERE ident > %s ORDER BY ident LIMIT 1 OFFSET %s",
             (after, (LISTED if narrow else limit) - 1),
@@ -416,7 +358,7 @@ class SharedSearch:
         if not messages:
             return [], None
         last = messages[-1][0]
-        terms, parameters = condition(wanted)
+        terms, parameters = condition(wanted, POSTGRESQL)
         meant: dict[int, set[int]] = {}
         for ident, number in self._ask(
             f"""SELECT r.message, r.number FROM message AS m
@@ -562,5 +504,5 @@ _ENTERED = ("a.mailbox", "coalesce(a.original, '')")
 
 def _address(column: str, name: str, text: str) -> str:
     if text.startswith("@"):
-        return f"right(lower({column}), length(%({name})s)) = %({name})s"
+        return ends_with(column, f"%({name})s")
     return f"lower({column}) = %({name})s"

@@ -402,10 +402,6 @@ class PostgresqlSpool(ThreadedStore):
         """For the writer: something may wait before where scans begin."""
         self._reader.forget_positions()
 
-    def notice(self, event: str, **facts: object) -> None:
-        """For the threads: something for the log."""
-        self._bridge.call(lambda: self._say(event, **facts))
-
     def health(self, error: SpoolError | None) -> None:
         """For the writer: the store failed, or is trusted again."""
         if error is None:
@@ -427,14 +423,5 @@ class PostgresqlSpool(ThreadedStore):
     def _found_damaged(self, ident: int, reason: str) -> None:
         self._writer.put(SharedSetAside(None, ident, reason, self._aside))
 
-    def _let_go(self, recipients: int) -> None:
-        if self._log is not None:
-            event = "let go: the clients were not answered before the end, and have it still"
-            self._bridge.call(lambda log: log.notice(event, recipients=recipients), self._log)
-
     def _aside(self, ident: int, reason: str) -> None:
         self.notice("damaged message set aside", message=ident_text(ident), reason=reason)
-
-    def _say(self, event: str, **facts: object) -> None:
-        if self._log is not None:
-            self._log.trouble(event, **facts)

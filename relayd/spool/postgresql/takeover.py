@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from relayd.mail.message import RecipientState
-from relayd.mail.outcome import UNANSWERED
 from relayd.spool.lease import Lease
 from relayd.spool.postgresql.batch import SharedBatch
 from relayd.spool.postgresql.session import DatabaseSession
-from relayd.spool.postgresql.writes import SCANNED, SharedWrite
-from relayd.spool.sqlite.rows import EndRow, outcome_text
+from relayd.spool.postgresql.writes import SharedWrite
+from relayd.spool.sqlite.rows import EndRow
+from relayd.spool.steps import NOBODY_ANSWERED, SCANNED
 from relayd.spool.view import NEVER_ANSWERED
 
 TAKEN = 500  # messages in one step
 
-_UNANSWERED = outcome_text(UNANSWERED)
 _REMOVED = int(RecipientState.REMOVED)
 _NODES = """
     SELECT n.id, n.name, n.beat::text, n.beat = '-infinity',
@@ -127,7 +126,7 @@ class TakeOver(SharedWrite):
             f"""SELECT message, number, attempts, outcome IS NOT DISTINCT FROM %s, owner
             FROM recipient WHERE state = 1 AND (message, number) > (%s, %s)
             ORDER BY message, number LIMIT {SCANNED}""",
-            (_UNANSWERED, *self._held_at),
+            (NOBODY_ANSWERED, *self._held_at),
         ).fetchall()
         kept = set()
         for message, number, attempts, unanswered, owner in found:

@@ -11,34 +11,32 @@ from typing import Any
 
 from relayd import __version__
 from relayd.mail.message import RecipientState, Settlement
-from relayd.mail.outcome import UNANSWERED, held
+from relayd.mail.outcome import held
+from relayd.spool.condition import POSTGRESQL
 from relayd.spool.errors import SpoolError
 from relayd.spool.lease import Lease
 from relayd.spool.postgresql.batch import Accepting, SharedBatch
-from relayd.spool.postgresql.search import condition
 from relayd.spool.postgresql.session import DatabaseSession
 from relayd.spool.sqlite.bridge import Promise
 from relayd.spool.sqlite.rows import EndRow, RecipientRow, columns, outcome_text, row_of
-from relayd.spool.view import NEVER_ANSWERED, QueueFilter, Rerouting
+from relayd.spool.steps import CHANGED, NOBODY_ANSWERED, SCANNED, OperatorSteps
+from relayd.spool.view import NEVER_ANSWERED, Rerouting
 
 _COLUMNS = columns("recipient")
 _OF_MESSAGE = f"SELECT {_COLUMNS}, owner, epoch FROM recipient WHERE message = %s"
 _INSERT = f"""INSERT INTO recipient({_COLUMNS}, owner, epoch)
     VALUES ({", ".join(["%s"] * (len(RecipientRow._fields) + 2))})"""
 _SAME_UNTIL = RecipientRow._fields.index("reply")  # what only says why it waits may differ
-_UNANSWERED = outcome_text(UNANSWERED)  # no peer can say it: there is no remote MTA in it
 _KEYS = "unnest(%(messages)s::bigint[], %(numbers)s::integer[]) AS v(message, number)"
 _THESE = f"FROM {_KEYS} WHERE r.message = v.message AND r.number = v.number"
 _REMOVED = int(RecipientState.REMOVED)
 
-SCANNED = 4000  # recipients that one step of an operator's change looks at
 PRUNED = 500  # rows of the ledger
 TAKEN_OVER = "other nodes have waited for a sign of life in vain, and take the mail over"
 ROOM = 7000  # octets of a notice
 REROUTED = "reroute"  # ... and one that the owner hears of only if it is another node
 SUSPENDING = "suspending"  # instead of the verb of a change, in a notice
 TOLD = 200  # keys in one notice, which has room for 8,000 octets
-CHANGED = 500  # ... and changes, so that acceptance never waits long for it
 
 
 class SharedWrite:
@@ -137,40 +135,10 @@ class SharedSetAside(SharedWrite):
         return True
 
 
-class SharedOperatorWrite(SharedWrite):
+class SharedOperatorWrite(OperatorSteps, SharedWrite):
     """An operator's retry, hold, release or remove, one small step a batch."""
 
-    def __init__(
-        self,
-        promise: Promise[Any],
-        verb: str,
-        wanted: QueueFilter,
-        note: str,
-        report: Callable[[str, list[tuple[int, int]]], None],
-        sections: Mapping[int, bytes],
-    ) -> None:
-        self.promise = promise
-        self._sections = sections
-        self._verb = verb
-        self._note = note
-        self._report = report
-        self._condition, self._parameters = condition(wanted)
-        state = {
-            "retry": RecipientState.QUEUED,
-            "hold": RecipientState.QUEUED,
-            "release": RecipientState.HELD,
-        }.get(verb)
-        if state is not None:
-            self._condition += " AND r.state = %(only)s"
-            self._parameters["only"] = int(state)
-        if verb == "release":  # not what a client is about to be answered about
-            self._condition += " AND r.outcome IS DISTINCT FROM %(unanswered)s"
-            self._parameters["unanswered"] = _UNANSWERED
-        self._at = (wanted.ident, -1) if wanted.ident else (0, -1)
-        self._last = wanted.ident or (1 << 62)
-        self._next = self._at
-        self._met: list[tuple[int, int]] = []
-        self.value = 0
+    dialect = POSTGRESQL
 
     def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Find the next few and change them."""
@@ -252,15 +220,6 @@ class SharedOperatorWrite(SharedWrite):
         ).fetchone()
         return (self._last, 1 << 40) if last is None else (last[0], last[1])
 
-    def done(self) -> bool:
-        """Count what was changed; go on unless the end was reached."""
-        assert isinstance(self.value, int)
-        self.value += len(self._met)
-        self._at = self._next
-        if self._met:
-            self._report(self._verb, self._met)
-        return self._at[0] >= self._last
-
 
 class SharedClientAnswered(SharedWrite):
     """The client of a message is about to hear 250."""
@@ -274,7 +233,7 @@ class SharedClientAnswered(SharedWrite):
         changed = session.ask(
             """UPDATE recipient SET state = 0, next_attempt = %s, reply = NULL, outcome = NULL
             WHERE message = %s AND state = 1 AND outcome = %s""",
-            (batch.now, self._ident, _UNANSWERED),
+            (batch.now, self._ident, NOBODY_ANSWERED),
         )
         if not changed.rowcount:
             gone = "SELECT 1 FROM ledger WHERE message = %s AND ended = 1 AND note = %s LIMIT 1"
@@ -298,7 +257,7 @@ class SharedLetGo(SharedWrite):
             f"""SELECT message, number, attempts, outcome IS NOT DISTINCT FROM %s AND owner = %s
             FROM recipient WHERE state = 1 AND (message, number) > (%s, %s) AND message <= %s
             ORDER BY message, number LIMIT {SCANNED}""",
-            (_UNANSWERED, batch.ours.owner, *self._at, self._newest),
+            (NOBODY_ANSWERED, batch.ours.owner, *self._at, self._newest),
         ).fetchall()
         self._met = 0
         for message, number, attempts, unanswered in found:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from relayd.mail.envelope import Direction, direct_queue
 from relayd.mail.message import Message, RecipientState, Record
 from relayd.mail.naming import shown
+from relayd.spool.condition import rule_words
 from relayd.spool.sqlite.rows import fold, raw, raw_path
-from relayd.spool.sqlite.search import rule_words
 from relayd.spool.sqlite.sieve import named, words
 from relayd.spool.view import (
     FindFilter,

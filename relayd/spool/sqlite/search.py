@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import sqlite3
-from typing import Any
 from zlib import crc32
 
 from relayd.mail.content import BytesContent, Content
-from relayd.mail.envelope import ALL_DIRECT, direct_queue, is_direct
+from relayd.mail.envelope import ALL_DIRECT, is_direct
 from relayd.mail.ident import MAX_SHARDS, make_ident
+from relayd.spool.condition import ALL, SQLITE, condition
 from relayd.spool.disk.content import ContentFiles
 from relayd.spool.disk.orphans import Fate, fates
 from relayd.spool.sqlite.audit import audit
@@ -23,7 +22,6 @@ from relayd.spool.sqlite.rows import (
     UndecodableError,
     columns,
     facts_of,
-    fold,
     history_of,
     mailbox_of,
     message_of,
@@ -62,69 +60,6 @@ _ROWS = """
 _MESSAGE = f"SELECT {columns('message')} FROM message"
 _RECIPIENTS = f"SELECT {columns('recipient')} FROM recipient"
 _LEDGER = f"SELECT {columns('ledger')} FROM ledger"
-
-
-def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
-    """A filter as SQL over `m` (message) and `r` (recipient), with its parameters."""
-    terms = ["1"]
-    parameters: dict[str, Any] = {}
-    if wanted.ident:
-        terms.append("m.ident = :ident")
-        parameters["ident"] = wanted.ident
-    if wanted.state is not None:
-        terms.append("r.state = :state")
-        parameters["state"] = int(wanted.state)
-    if wanted.destination:
-        terms.append(
-            "(r.destination IN (:destination, :direct)"
-            " OR instr(r.destination, :direct || ' ') = 1 OR"
-            " instr(',' || replace(r.next_hop, ' ', '') || ',', :hop))"
-        )
-        parameters["destination"] = wanted.destination
-        parameters["direct"] = direct_queue(wanted.destination.lower())
-        parameters["hop"] = f",{wanted.destination},"
-    if wanted.sender == "<>":
-        terms.append("m.sender = ''")
-    elif wanted.sender:
-        terms.append(_match("m.sender", "sender", wanted.sender))
-        parameters["sender"] = fold(wanted.sender)
-    if wanted.recipient:
-        both = (_match(column, "recipient", wanted.recipient) for column in _RECIPIENT_COLUMNS)
-        terms.append(f"({' OR '.join(both)})")
-        parameters["recipient"] = fold(wanted.recipient)
-    if wanted.domain:
-        both = (
-            f"substr(lower({column}), -length(:domain)) = :domain" for column in _RECIPIENT_COLUMNS
-        )
-        terms.append(f"({' OR '.join(both)})")
-        parameters["domain"] = f"@{fold(wanted.domain)}"
-    if wanted.reply:
-        terms.append("instr(ifnull(r.reply, ''), :reply) = 1")
-        parameters["reply"] = wanted.reply
-    if wanted.rule:
-        terms.append("r.state = 1 AND instr(' ' || lower(ifnull(r.reply, '')) || ' ', :rule) > 0")
-        parameters["rule"] = rule_words(wanted.rule)
-    if wanted.received_before:
-        terms.append("m.received < :received_before")
-        parameters["received_before"] = wanted.received_before
-    return " AND ".join(terms), parameters
-
-
-_PLACE = re.compile(r"\A\S+:[0-9]+\Z")
-_RECIPIENT_COLUMNS = ("r.mailbox", "ifnull(r.original, '')")
-
-
-def rule_words(text: str) -> str:
-    """What stands somewhere between blanks, where it is a place: :14 is not that of :140."""
-    folded = fold(text)
-    return f" {folded} " if _PLACE.search(folded) else folded
-
-
-def _match(column: str, name: str, text: str) -> str:
-    local, at, domain = text.rpartition("@")
-    if at and local and domain:
-        return f"lower({column}) = :{name}"
-    return f"instr(lower({column}), :{name}) > 0"
 
 
 class Search:
@@ -274,10 +209,10 @@ class Search:
 
     def listing(self, wanted: QueueFilter, after: int, limit: int) -> Page:
         """See Store.listing. Looks at a bounded part of the queue and says how far it came."""
-        terms, parameters = condition(wanted)
+        terms, parameters = condition(wanted, SQLITE)
         if wanted.ident:
             after, limit = wanted.ident - 1, 1
-        narrow = terms != "1"
+        narrow = terms != ALL
         end = self._connection.execute(
             "SELECT ident FROM message WHERE ident > ? ORDER BY ident LIMIT 1 OFFSET ?",
             (after, (LISTED if narrow else limit) - 1),
@@ -311,7 +246,7 @@ class Search:
         if not messages:
             return [], None
         last = messages[-1][0]
-        terms, parameters = condition(wanted)
+        terms, parameters = condition(wanted, SQLITE)
         meant: dict[int, set[int]] = {}
         for ident, number in ask(
             f"""SELECT r.message, r.number FROM message AS m

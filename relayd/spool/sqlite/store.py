@@ -308,10 +308,6 @@ class Spool(ThreadedStore):
         """For the writer: messages are gone for good."""
         self._syncer.remove(idents)
 
-    def notice(self, event: str, **facts: object) -> None:
-        """For the threads: something for the log."""
-        self._bridge.call(lambda: self._say(event, **facts))
-
     def health(self, error: SpoolError | None) -> None:
         """For the writer: the store failed, or is trusted again."""
         self._reader.doubt(error)
@@ -344,11 +340,6 @@ class Spool(ThreadedStore):
         self._letting_go = newest, LetGo(newest, self._let_go)
         self._writer.put(self._letting_go[1])
 
-    def _let_go(self, recipients: int) -> None:
-        if self._log is not None:
-            event = "let go: the clients were not answered before the end, and have it still"
-            self._bridge.call(lambda log: log.notice(event, recipients=recipients), self._log)
-
     def _aside(self, ident: int, reason: str) -> None:
         with contextlib.suppress(OSError):  # then the next start finds the file
             self._files.set_aside(ident)
@@ -356,7 +347,3 @@ class Spool(ThreadedStore):
 
     def _fates(self, idents: list[int]) -> dict[int, Fate]:
         return self._reader.answer(lambda search: search.fates(idents))
-
-    def _say(self, event: str, **facts: object) -> None:
-        if self._log is not None:
-            self._log.trouble(event, **facts)

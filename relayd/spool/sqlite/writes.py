@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from relayd.mail.message import RecipientState, Settlement
-from relayd.mail.outcome import UNANSWERED, held
+from relayd.mail.outcome import held
+from relayd.spool.condition import SQLITE
 from relayd.spool.sqlite.batch import Batch
 from relayd.spool.sqlite.bridge import Promise
 from relayd.spool.sqlite.rows import (
@@ -19,8 +20,8 @@ from relayd.spool.sqlite.rows import (
     outcome_text,
     row_of,
 )
-from relayd.spool.sqlite.search import condition
-from relayd.spool.view import NEVER_ANSWERED, QueueFilter, Rerouting
+from relayd.spool.steps import CHANGED, NOBODY_ANSWERED, SCANNED, OperatorSteps
+from relayd.spool.view import NEVER_ANSWERED, Rerouting
 
 _RECIPIENT = f"SELECT {columns('recipient')} FROM recipient WHERE message = ? AND number = ?"
 
@@ -28,11 +29,6 @@ _OF_MESSAGE = f"SELECT {columns('recipient')} FROM recipient WHERE message = ?"
 _REPLACE = f"""REPLACE INTO recipient({columns("recipient")})
     VALUES ({", ".join("?" * len(ROWS["recipient"]._fields))})"""
 _SAME_UNTIL = RecipientRow._fields.index("reply")  # what only says why it waits may differ
-
-_UNANSWERED = outcome_text(UNANSWERED)  # no peer can say it: there is no remote MTA in it
-
-SCANNED = 4000  # recipients that one step of an operator's change looks at
-CHANGED = 500  # ... and changes, so that acceptance never waits long for it
 
 
 class Write:
@@ -135,40 +131,10 @@ class SetAside(Write):
         return True
 
 
-class OperatorWrite(Write):
+class OperatorWrite(OperatorSteps, Write):
     """An operator's retry, hold, release or remove, one small step a batch."""
 
-    def __init__(
-        self,
-        promise: Promise[Any],
-        verb: str,
-        wanted: QueueFilter,
-        note: str,
-        report: Callable[[str, list[tuple[int, int]]], None],
-        sections: Mapping[int, bytes],
-    ) -> None:
-        self.promise = promise
-        self._sections = sections
-        self._verb = verb
-        self._note = note
-        self._report = report
-        self._condition, self._parameters = condition(wanted)
-        state = {
-            "retry": RecipientState.QUEUED,
-            "hold": RecipientState.QUEUED,
-            "release": RecipientState.HELD,
-        }.get(verb)
-        if state is not None:
-            self._condition += " AND r.state = :only"
-            self._parameters["only"] = int(state)
-        if verb == "release":  # not what a client is about to be answered about
-            self._condition += " AND ifnull(r.outcome, '') <> :unanswered"
-            self._parameters["unanswered"] = _UNANSWERED
-        self._at = (wanted.ident, -1) if wanted.ident else (0, -1)
-        self._last = wanted.ident or (1 << 62)
-        self._next = self._at
-        self._met: list[tuple[int, int]] = []
-        self.value = 0
+    dialect = SQLITE
 
     def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
         """Find the next few and change them."""
@@ -241,15 +207,6 @@ class OperatorWrite(Write):
         ).fetchone()
         return (self._last, 1 << 40) if last is None else last
 
-    def done(self) -> bool:
-        """Count what was changed; go on unless the end was reached."""
-        assert isinstance(self.value, int)
-        self.value += len(self._met)
-        self._at = self._next
-        if self._met:
-            self._report(self._verb, self._met)
-        return self._at[0] >= self._last
-
 
 class ClientAnswered(Write):
     """The client of a message is about to hear 250."""
@@ -263,7 +220,7 @@ class ClientAnswered(Write):
         connection.execute(
             """UPDATE recipient SET state = 0, next_attempt = ?, reply = NULL, outcome = NULL
             WHERE message = ? AND state = 1 AND outcome = ?""",
-            (batch.now, self._ident, _UNANSWERED),
+            (batch.now, self._ident, NOBODY_ANSWERED),
         )
 
     def idents(self) -> list[int]:
@@ -288,7 +245,7 @@ class LetGo(Write):
             f"""SELECT message, number, attempts, outcome = ? FROM recipient INDEXED BY held
             WHERE state = 1 AND (message, number) > (?, ?) AND message <= ?
             ORDER BY message, number LIMIT {SCANNED}""",
-            (_UNANSWERED, *self._at, self._newest),
+            (NOBODY_ANSWERED, *self._at, self._newest),
         ).fetchall()
         removed = int(RecipientState.REMOVED)
         for message, number, attempts, unanswered in found:
