@@ -44,7 +44,7 @@ class Chromium:
         # who does not read what it says would stop it one day
         threading.Thread(target=self._process.stderr.read, daemon=True).start()
         self._socket = websocket.create_connection(
-            said.split()[-1], suppress_origin=True, timeout=30
+            said.split()[-1], suppress_origin=True, timeout=60
         )
         self._numbers = itertools.count(1)
         self.events: list[dict[str, Any]] = []
@@ -100,7 +100,7 @@ class Chromium:
         """End it."""
         self.call("Browser.close")
         self._socket.close()
-        self._process.wait(30)
+        self._process.wait(60)
         if self._process.stderr is not None:
             self._process.stderr.close()
 

@@ -136,7 +136,7 @@ def missing_peers(names: Sequence[str]) -> str:
 def port_is_open(address: tuple[str, int]) -> bool:
     """Whether something accepts connections there."""
     try:
-        socket.create_connection(address, timeout=1).close()
+        socket.create_connection(address, timeout=10).close()
     except OSError:
         return False
     return True
@@ -144,7 +144,7 @@ def port_is_open(address: tuple[str, int]) -> bool:
 
 def greets(address: tuple[str, int], host: network.Host | None = None) -> bool:
     """Whether a client, perhaps one on that host, hears 220 there now."""
-    connect = functools.partial(socket.create_connection, address, 10)
+    connect = functools.partial(socket.create_connection, address, 60)
     try:
         with host.call(connect) if host else connect() as connection:
             return connection.recv(4).startswith(b"220")

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 from tests.postgresqlserver import PostgresqlServer, Wire
-from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.scenarios.harness import Relayd, Scenario, unhurried, wait_until
 from tests.sink import Asked, Sink
 
 ANN = "ann@sender.example"
@@ -229,7 +229,7 @@ class Cluster(Scenario):
         self.assertEqual(one.stop(), 0)
         began = time.monotonic()
         two.wait_empty()
-        self.assertLess(time.monotonic() - began, 25)
+        self.assertLess(unhurried(began), 25)
         self.assertEqual(self.arrived(), [f"u{n}@example.com" for n in range(5)])
 
     def test_a_database_that_dies_under_load_and_comes_back_has_lost_nothing(self) -> None:

@@ -41,7 +41,7 @@ TOKEN = re.compile(r'name="token" value="([^"]+)"')
 
 class _AtSocket(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=30)
+        super().__init__("localhost", timeout=60)
         self._path = path
 
     def connect(self) -> None:
@@ -81,7 +81,7 @@ class Visitor:
             connection = _AtSocket(self._place)
         else:
             connection = http.client.HTTPSConnection(
-                "127.0.0.1", self._place, timeout=30, context=self._trusted
+                "127.0.0.1", self._place, timeout=60, context=self._trusted
             )
         usual = {"Cookie": self.cookie}
         if form is not None:
@@ -227,7 +227,9 @@ class ConsoleOfTwoWorkers(ConsoleScenario):
         self.relay.ctl("reload")
         act("hold", ident)
         act("reroute", ident)
-        self.assertEqual(self.relay.show(ident)["recipients"][0]["next_hop"], "other")
+        wait_until(
+            lambda: self.relay.show(ident)["recipients"][0]["next_hop"] == "other", "it is rerouted"
+        )
         asked = operator.act("remove", ident)
         self.assertIn("Remove 1 message?", asked.text)
         self.assertEqual(self.state(ident), "held")

@@ -74,7 +74,7 @@ class Killed(Scenario):
             second.command, second.folder / "log", cwd=second.folder, environment=second.environment
         )
         self.addCleanup(process.kill)
-        self.assertNotEqual(process.popen.wait(30), 0)
+        self.assertNotEqual(process.popen.wait(60), 0)
         self.assertIn(str(relay.pid), process.log())
         self.assertIn(str(relay.folder / "spool"), process.log())
         self.assertTrue(relay.greets())
@@ -85,7 +85,7 @@ class Killed(Scenario):
             relay.command, relay.folder / "second", cwd=relay.folder, environment=relay.environment
         )
         self.addCleanup(process.kill)
-        self.assertNotEqual(process.popen.wait(30), 0)
+        self.assertNotEqual(process.popen.wait(60), 0)
         self.assertIn(f"is in use by process {relay.pid}", process.log())
         self.assertTrue(relay.greets())
 

@@ -7,7 +7,7 @@ import select
 import socket
 import time
 
-from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.scenarios.harness import Relayd, Scenario, unhurried, wait_until
 from tests.sink import STALL, Asked, Sink, cut
 
 ANN = "ann@sender.example"
@@ -194,7 +194,7 @@ class Answers(CutThroughCase):
         for _ in range(2):
             began = time.monotonic()
             self.assertEqual(self.said(relay, "bob@gone.example")[0], 250)
-        self.assertLess(time.monotonic() - began, 5.0)
+        self.assertLess(unhurried(began), 5.0)
         self.assertEqual(len(relay.queue()), 2)
 
     def test_the_report_of_success_is_that_of_any_message(self) -> None:
@@ -265,9 +265,7 @@ class Clients(CutThroughCase):
     def test_only_a_share_of_the_sessions_waits(self) -> None:
         relay = self.gateway(settings="sessions 20\ncut-through-share 20\n")
         clients = [self.begun(relay, "slow@one.example") for _ in range(8)]
-        wait_until(
-            lambda: len(select.select(clients, [], [], 1)[0]) == 6, "six hear 250 at once", 15
-        )
+        wait_until(lambda: len(select.select(clients, [], [], 1)[0]) == 6, "six hear 250 at once")
         self.assertEqual({each.recv(4) for each in select.select(clients, [], [], 1)[0]}, {b"250 "})
         self.assertEqual(self.said(relay, "nobody@two.example")[0], 550)
 
@@ -277,5 +275,5 @@ class Clients(CutThroughCase):
         relay.ctl("suspend", "--destination", "one", "--for", "1h")
         began = time.monotonic()
         self.assertEqual(self.said(relay, "nobody@one.example")[0], 250)
-        self.assertLess(time.monotonic() - began, 10)
+        self.assertLess(unhurried(began), 10)
         self.assertEqual(len(relay.queue()), 1)

@@ -19,7 +19,7 @@ from tests.scenarios.filterpeers import (
     packet,
     packets,
 )
-from tests.scenarios.harness import Relayd, Scenario, free_port, wait_until
+from tests.scenarios.harness import Relayd, Scenario, free_port, unhurried, wait_until
 from tests.sink import Sink
 
 Serve = Callable[[socket.socket], None]
@@ -167,7 +167,7 @@ class FilterFaults(Scenario):
                 self.assertIn(b"250 2.1.5", said)
                 each.close()
             self.assertLess(quick, 5)
-            self.assertLess(time.monotonic() - began, 40)
+            self.assertLess(unhurried(began), 40)
 
     def test_clamd_sees_a_message_while_it_arrives(self) -> None:
         heard: list[bytes] = []

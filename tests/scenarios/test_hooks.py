@@ -160,7 +160,7 @@ class Hooks(TwoWorkers):
             relay = self.hooked(sink.port, f"{url} events any")
             self.send(relay, 3)
             relay.wait_empty()
-            self.assertGreater(int(str(self.status(relay)["waiting"])), 0)
+            wait_until(lambda: int(str(self.status(relay)["waiting"])), "they are counted")
 
     def test_who_cannot_prove_his_name_hears_nothing_and_a_redirect_leads_nowhere(self) -> None:
         authority, foreign = Authority(), Authority()

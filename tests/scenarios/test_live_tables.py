@@ -13,9 +13,9 @@ from tests.ports import free_port
 from tests.scenarios.harness import Relayd, Scenario, wait_until
 from tests.scenarios.test_directories import (
     DirectoryTest,
-    LdapTest,
-    MariadbTest,
-    PostgresqlTest,
+    LdapSource,
+    MariadbSource,
+    PostgresqlSource,
 )
 
 RULES = """\
@@ -216,9 +216,7 @@ class LiveSqliteTest(LiveSourceTest):
         self.assertEqual(self.reply(relay, "nobody@example.com"), 550, relay.log())
 
 
-class LivePostgresqlTest(PostgresqlTest, LiveSourceTest):
-    test_postgresql = None  # type: ignore[assignment]
-
+class LivePostgresqlTest(PostgresqlSource, LiveSourceTest):
     def test_live(self) -> None:
         (self.folder / "beside").mkdir()
         self.set_up()
@@ -226,9 +224,7 @@ class LivePostgresqlTest(PostgresqlTest, LiveSourceTest):
         self.put_through_live(f'postgresql "service=mail dbname=postgres" {query}')
 
 
-class LiveMariadbTest(MariadbTest, LiveSourceTest):
-    test_mariadb = None  # type: ignore[assignment]
-
+class LiveMariadbTest(MariadbSource, LiveSourceTest):
     def test_live(self) -> None:
         (self.folder / "beside").mkdir()
         self.set_up()
@@ -236,9 +232,7 @@ class LiveMariadbTest(MariadbTest, LiveSourceTest):
         self.put_through_live(f'mysql "service=mail" {query}')
 
 
-class LiveLdapTest(LdapTest, LiveSourceTest):
-    test_ldap = None  # type: ignore[assignment]
-
+class LiveLdapTest(LdapSource, LiveSourceTest):
     def test_live(self) -> None:
         (self.folder / "beside").mkdir()
         self.set_up()
