@@ -80,7 +80,7 @@ class Chromium:
 
     def wait_for(self, method: str, session: str, since: int) -> None:
         """Until such an event has come, after the first `since` of all."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while not any(
             each["method"] == method and each.get("sessionId") == session
             for each in self.events[since:]

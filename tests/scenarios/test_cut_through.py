@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import threading
 import time
 
 from tests.scenarios.harness import Relayd, Scenario, unhurried, wait_until
@@ -28,6 +29,10 @@ route any via one cut-through {patience}
 """
 
 
+LET_GO = threading.Event()  # set, but where a test says otherwise
+LET_GO.set()
+
+
 def words(asked: Asked) -> str | None:
     """By the local part: `nobody` is unknown, `later` greylisted, `slow` waits for a long time."""
     local = asked.argument.partition("@")[0]
@@ -42,6 +47,7 @@ def words(asked: Asked) -> str | None:
             return STALL
         if local == "awhile":
             time.sleep(2.0)
+            LET_GO.wait(60)
             return NO_SUCH
     if asked.stage == "content" and any(each.startswith("spam") for each in asked.recipients):
         return "554 5.7.1 Sp\u00e4m"
@@ -59,7 +65,7 @@ class CutThroughCase(Scenario):
         for sink in (self.one, self.two, self.back):
             self.addCleanup(sink.stop)
 
-    def gateway(self, *, patience: str = "20s", workers: int = 1, settings: str = "") -> Relayd:
+    def gateway(self, *, patience: str = "50s", workers: int = 1, settings: str = "") -> Relayd:
         ports = {name: getattr(self, name).port for name in ("one", "two", "back")}
         rules = RULES.format(patience=patience, **ports)
         relay = self.relayd(rules, settings=settings, name=f"relayd-{workers}", start=False)
@@ -208,11 +214,14 @@ class Answers(CutThroughCase):
 class Clients(CutThroughCase):
     def test_a_client_that_goes_changes_nothing(self) -> None:
         relay = self.gateway()
+        self.addCleanup(LET_GO.set)
         for reports, go in enumerate((socket.socket.close, cut, half_closed), 1):
+            LET_GO.clear()
             client = self.begun(relay, "awhile@one.example")
             taken = " accepted id="
             wait_until(lambda: relay.log(400).count(taken) == reports, "it is there")  # noqa: B023
             go(client)
+            threading.Timer(1.0, LET_GO.set).start()
             self.nothing_left(relay, reports)
         self.assertEqual(client.recv(100)[:4], b"250 ")
 
