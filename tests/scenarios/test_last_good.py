@@ -66,7 +66,8 @@ class LastGoodTest(Scenario):
             relay.stop()
             relay.start()
             self.arrives(relay, sink, "old")
-            good = self.wait_kept(relay)
+            told = f"workers {workers}".encode()
+            good = wait_until(lambda: told in self.kept(relay) and self.kept(relay), "it is kept")
             self.rules.write_text(self.rules.read_text() + "forwrad x@example.com -> y@z.example\n")
             relay.stop()
 
