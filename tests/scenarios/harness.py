@@ -183,6 +183,14 @@ def unhurried(began: float) -> float:
     return seconds * min(0.05 / (time.monotonic() - start), 1.0)
 
 
+def patience(seconds: float) -> float:
+    """Seconds, more of them where others compute as well: for what has to be waited out.
+
+    What can be waited for is waited for, with `wait_until`.
+    """
+    return seconds * min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0), 8.0)
+
+
 class Process:
     """One program of ours, in a process group of its own, its output in a file."""
 
@@ -482,6 +490,11 @@ class Relayd:
             wait_until(lambda: not self.queue(), "the spool is empty", seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log()}") from None
+
+    def processor_time(self) -> float:
+        """Seconds of CPU that the process has used, whatever else the machine does."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory(self) -> int:
         """Resident memory in octets."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import smtplib
@@ -17,7 +16,7 @@ from typing import Any
 import psycopg
 
 from tests.postgresqlserver import PostgresqlServer, Wire
-from tests.scenarios.harness import Relayd, Scenario, unhurried, wait_until
+from tests.scenarios.harness import Relayd, Scenario, patience, unhurried, wait_until
 from tests.sink import Asked, Sink
 
 ANN = "ann@sender.example"
@@ -133,7 +132,7 @@ class Cluster(Scenario):
 
         On a machine that is busy a node may be kept from its database for seconds on end.
         """
-        lease = lease or 3.0 * min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0), 6.0)
+        lease = lease or patience(3.0)
         nodes = [self.gateway(name) for name in names]
         nodes[0].ctl("spool", "create")
         with psycopg.connect(self.database.where, autocommit=True) as connection:

@@ -23,7 +23,7 @@ from typing import Any
 from relayd.config.settings import SPECS, Effect
 from relayd.intake.dropfolder import READY, WRITING
 from tests.certs import Authority
-from tests.scenarios.harness import Scenario, free_port, wait_until
+from tests.scenarios.harness import Scenario, free_port, patience, wait_until
 from tests.sink import Asked, Sink, loopback_listener
 
 RULES = """\
@@ -145,7 +145,7 @@ class Site:
             with self.lock:
                 self.busy += 1
                 self.busiest = max(self.busiest, self.busy)
-            time.sleep(0.2)
+            time.sleep(patience(0.2))
             with self.lock:
                 self.busy -= 1
         return None
@@ -341,10 +341,10 @@ class Site:
         return self.sink.sessions - sessions < 4
 
     def impatience(self) -> bool:
-        """Whether a host that does not answer is given up within twenty seconds."""
+        """Whether a host that does not answer is given up within ten seconds."""
         ident = self.relay.send(SENDER, ["b@hole.example"])
         try:
-            self.relay.settled(ident, seconds=20)
+            self.relay.settled(ident, seconds=patience(10))
         except AssertionError:
             return False
         return True
@@ -407,7 +407,7 @@ class Site:
 def _within(seconds: float, seen: Callable[[], bool]) -> bool:
     """Whether it is seen in time."""
     try:
-        return wait_until(seen, "it is seen", seconds)
+        return wait_until(seen, "it is seen", patience(seconds))
     except AssertionError:
         return False
 
