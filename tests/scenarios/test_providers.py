@@ -240,7 +240,7 @@ class Providers(Scenario):
             f"accept to @gw.example\n{forwards}route any direct\n",
             workers=workers,
         )
-        rounds = 12
+        rounds, began = 12, time.monotonic()
         for _ in range(rounds):
             for each in range(50):
                 with contextlib.suppress(smtplib.SMTPException), relay.session() as session:
@@ -257,8 +257,8 @@ class Providers(Scenario):
         wait_until(lambda: "Slowed (forward club7" in relay.ctl("queue").stdout, "the reason")
         waiting = {each["original"] for row in relay.queue() for each in row["recipients"]}
         self.assertEqual(waiting, {"club7@gw.example"})
-        # five, and what the pace of three a minute lets go meanwhile
-        self.assertLessEqual(len(count), 8)
+        # five, three of which it was heard too late, and what the pace of three a minute lets go
+        self.assertLessEqual(len(count), 8 + 3 * (time.monotonic() - began) / 60)
 
     def test_each_source_says_its_own_name_in_its_own_family(self) -> None:
         one, six, well = self.sink("192.0.2.10"), self.sink("2001:db8::26"), self.sink("192.0.2.12")
