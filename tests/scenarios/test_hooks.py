@@ -136,6 +136,7 @@ class Hooks(TwoWorkers):
                 return int(str(found["waiting"])) == 3 and int(str(found["dropped"])) >= 7
 
             wait_until(dropped, f"three wait: {self.status(relay)}")
+            wait_until(lambda: self.status(relay)["trouble"], "nobody takes them")
             relay.logged('event="hook events dropped"')
             lost = int(str(self.status(relay)["dropped"]))
             _, text = scrape(place)
