@@ -493,6 +493,13 @@ class Sites:
             self._counters.note(f"blocked {name}", until - BLOCK)
             self._counters.note(f"asked {name}", probe_at - PROBE)
 
+    def _over(self, name: str, kept: Mapping[str, object]) -> bool:
+        """Another worker has found out that the block is over, and we have had no mail for them."""
+        if self._counters is None:
+            return False
+        opened = self._counters.noted(f"opened {name}")
+        return opened > _number(kept.get("blocked_until")) - BLOCK
+
     def _restore(self, site: SendingSite) -> None:
         kept = self._learnt.pop(site.name, None)
         if kept is None:
@@ -509,7 +516,10 @@ class Sites:
         """Keep what is learnt."""
         if self._path is None:
             return
-        kept = dict(self._learnt)
+        kept = {
+            name: {**each, "blocked_until": 0.0} if self._over(name, each) else each
+            for name, each in self._learnt.items()
+        }
         kept |= {
             site.name: site.kept()
             for site in self.gated()
