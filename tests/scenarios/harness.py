@@ -153,7 +153,7 @@ def greets(address: tuple[str, int], host: network.Host | None = None) -> bool:
 
 
 def wait_until(
-    condition: Callable[[], T], what: str, seconds: float = 60.0, *, longest: float = 0.2
+    condition: Callable[[], T], what: str, seconds: float = 120.0, *, longest: float = 0.2
 ) -> T:
     """Poll until the condition is true and return its value; AssertionError says `what`.
 
@@ -230,7 +230,7 @@ class Process:
         text = self.output.read_text("utf-8", "replace") if self.output.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
 
-    def stop(self, seconds: float = 60.0) -> int:
+    def stop(self, seconds: float = 120.0) -> int:
         """SIGTERM, and wait; SIGKILL for the whole group if that was not enough."""
         if self.running:
             self.popen.terminate()
@@ -253,11 +253,11 @@ class Process:
 
 
 class _Answering(Daemon):
-    """A relayd that is to answer within a minute, as `Relayd.ctl` wants it."""
+    """A relayd that is to answer within two minutes, as `Relayd.ctl` wants it."""
 
     def _connected(self) -> socket.socket:
         connection = super()._connected()
-        connection.settimeout(60)
+        connection.settimeout(120)
         return connection
 
 
@@ -319,7 +319,7 @@ class Relayd:
         """Finds this checkout before any installed relayd."""
         return {"PYTHONPATH": os.pathsep.join([*self.path, str(CHECKOUT)])}
 
-    def start(self, seconds: float = 60.0, *, all_workers: bool = True) -> Relayd:
+    def start(self, seconds: float = 120.0, *, all_workers: bool = True) -> Relayd:
         """Start, and wait until it greets, and until relayctl can speak for all workers."""
         self.process = process = Process(
             self.command, self.folder / "log", cwd=self.folder, environment=self.environment
@@ -366,7 +366,7 @@ class Relayd:
         """The last lines of the log."""
         return self.process.log(lines) if self.process else ""
 
-    def logged(self, words: str, count: int = 1, seconds: float = 60.0) -> str:
+    def logged(self, words: str, count: int = 1, seconds: float = 120.0) -> str:
         """The whole log, once it has a regular expression so many times; AssertionError with it.
 
         What relayd does shows before its log does: a thread writes that, a little later.
@@ -382,7 +382,7 @@ class Relayd:
             raise AssertionError(f"{error}\n{self.log(400)}") from None
 
     def ctl(
-        self, *arguments: str, check: bool = True, seconds: float = 60.0
+        self, *arguments: str, check: bool = True, seconds: float = 120.0
     ) -> subprocess.CompletedProcess[str]:
         """Run relayctl; AssertionError with both outputs if `check` and it failed."""
         arguments = ("--config", str(self.config), *arguments)
@@ -461,7 +461,7 @@ class Relayd:
         except _UNANSWERED as error:
             raise AssertionError(f"show {ident}: {error}\n{self.log()}") from None
 
-    def settled(self, ident: str, number: int = 0, seconds: float = 60.0) -> dict[str, Any]:
+    def settled(self, ident: str, number: int = 0, seconds: float = 120.0) -> dict[str, Any]:
         """What `show` tells of a recipient, once it was attempted or has ended."""
 
         def attempted() -> dict[str, Any]:
@@ -484,7 +484,7 @@ class Relayd:
             raise AssertionError(f"queue: {error}\n{self.log()}") from None
         return [message for page in pages for message in page]
 
-    def wait_empty(self, seconds: float = 60.0) -> None:
+    def wait_empty(self, seconds: float = 120.0) -> None:
         """Until nothing waits in the spool."""
         try:
             wait_until(lambda: not self.queue(), "the spool is empty", seconds)
@@ -622,7 +622,7 @@ def run(
     *,
     data: bytes | None = None,
     enter: Sequence[str] = (),
-    seconds: float = 60.0,
+    seconds: float = 120.0,
     check: bool = True,
     environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:

@@ -152,7 +152,7 @@ class Cluster(Scenario):
         load.end()
         self.assertGreater(len(load.taken), 10)
         missing = lambda: load.taken - set(self.arrived())  # noqa: E731
-        wait_until(lambda: not missing(), f"all has arrived\n{node.log()}", 60)
+        wait_until(lambda: not missing(), f"all has arrived\n{node.log()}", 180)
         node.wait_empty()
         twice = {to for to, times in Counter(self.arrived()).items() if times > 1}
         self.assertLessEqual(twice - load.unsure, at_risk)

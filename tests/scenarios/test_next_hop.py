@@ -372,7 +372,7 @@ class FailOver(Scenario):
         )
 
         def kill_after_a_hundred() -> None:
-            first.wait(100, 60)
+            first.wait(100)
             first.kill()
 
         killer = threading.Thread(target=kill_after_a_hundred)

@@ -67,7 +67,7 @@ class SlowVerdicts(Scenario):
             for each in heard:
                 self.assertEqual([line[:3] for line in each.splitlines()], [*one, *one, b"221"])
             self.assertEqual(len(heard), 12)
-            wait_until(lambda: len(sink.arrived) == 24, "all have arrived", 60)
+            wait_until(lambda: len(sink.arrived) == 24, "all have arrived", 120)
             for arrived in sink.arrived:
                 head, _, body = arrived.content.partition(b"\r\n\r\n")
                 self.assertIn(b"\r\nX-Looked-At: yes\r\nSubject: ", head)

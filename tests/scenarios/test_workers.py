@@ -247,7 +247,7 @@ class Restarted(WithWorkers):
             before = set(workers_of(relay))
             for each in before:
                 os.kill(each, signal.SIGKILL)
-            wait_until(partial(replaced, before), "both workers are new", 60)
+            wait_until(partial(replaced, before), "both workers are new", 120)
             self.wait_ready(relay, 2)
             self.assertEqual([code() for _ in range(4)], [250] * 4, words)
         relay.ctl("reload")
