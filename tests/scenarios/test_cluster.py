@@ -331,7 +331,7 @@ class Cluster(Scenario):
             [sys.executable, "-m", "tests.playground", "--once"],
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=400,
             check=False,
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
