@@ -22,7 +22,7 @@ import psycopg
 from relayd.spool.postgresql import schema
 
 PROGRAMS = "/usr/lib/postgresql"  # Debian's, a folder for each version; they are in nobody's PATH
-PATIENCE = 60.0  # seconds
+PATIENCE = 180.0  # seconds
 SOCKET = ".s.PGSQL.5432"
 
 

@@ -116,7 +116,7 @@ class Sink:
     def __exit__(self, *exc: object) -> None:
         self.stop()
 
-    def wait(self, count: int, seconds: float = 60.0) -> list[Arrived]:
+    def wait(self, count: int, seconds: float = 120.0) -> list[Arrived]:
         """The messages, once there are `count` of them; AssertionError after `seconds`."""
         with self._news:
             if not self._news.wait_for(lambda: len(self.arrived) >= count, seconds):

@@ -73,6 +73,11 @@ def take_last_words(line: Callable[..., bytes], write: Callable[[bytes], object]
         tell("unhandled error", args.exc_value, args.exc_traceback, f"thread {name}")
 
     def of_a_destructor(args: sys.UnraisableHookArgs) -> None:
+        if args.object is None and str(args.exc_value).startswith("Signal "):
+            # "Signal 15 ignored due to race condition": a second one came while we ended by the
+            # first, of whose handler Python had taken leave. Nothing went wrong
+            write(line(str(args.exc_value), trouble=False))
+            return
         where = f"{args.err_msg or 'ignored in'} {args.object!r}"
         tell("unhandled error", args.exc_value, args.exc_traceback, where)
 

@@ -59,7 +59,7 @@ class SendingSite(Share):
 
     __slots__ = (
         *("__weakref__", "_counters", "_excuses", "_key", "_limited_at", "_now"),
-        *("_opened_at", "_reopened_at", "_told"),
+        *("_reopened_at", "_told"),
         *("blocked_until", "connections", "exchangers", "gated", "learnt", "limit", "messages"),
         *("name", "probe_at", "proved_at", "provider", "refused", "taken", "trouble"),
     )
@@ -91,7 +91,6 @@ class SendingSite(Share):
         self._limited_at = 0.0
         self.messages = 0  # on one connection, as configured
         self.blocked_until = 0.0
-        self._opened_at = 0.0  # when we found out that a block is over
         self._reopened_at = 0.0  # when the operator wanted it tried
         self.probe_at = 0.0  # when the next one may ask whether that is over
         self.proved_at = 0.0  # when it last took a message
@@ -170,9 +169,11 @@ class SendingSite(Share):
         if self._counters is not None:
             self._counters.note(f"{what} {self.name}", now)
 
-    def _noted(self, what: str) -> float:
-        """When that was at another worker; 0: never."""
-        return 0.0 if self._counters is None else self._counters.noted(f"{what} {self.name}")
+    def _noted(self, what: str, *, own: bool = False) -> float:
+        """When that was at another worker, or here (`own`); 0: never."""
+        if self._counters is None:
+            return 0.0
+        return self._counters.noted(f"{what} {self.name}", own=own)
 
     # what it says
 
@@ -185,14 +186,13 @@ class SendingSite(Share):
 
     def _hear_of_blocks(self) -> None:
         """What other workers know."""
+        opened = self._noted("opened", own=True)  # what we have found out ourselves as well
         if self.blocked_until:
-            if self._noted("opened") > self.blocked_at:
+            if opened > self.blocked_at:
                 self._open()
             return
         at = self._noted("blocked")
-        if 0.0 < at <= self._now() < at + BLOCK and at > max(
-            self._noted("opened"), self._opened_at
-        ):
+        if 0.0 < at <= self._now() < at + BLOCK and at > opened:
             self.blocked_until = at + BLOCK
             self.probe_at = self._noted("asked") + PROBE  # also when those who know are gone
             self.weigh()
@@ -264,15 +264,9 @@ class SendingSite(Share):
         self.weigh()
         return news
 
-    def known_blocked(self) -> None:
-        """Since before the restart; the other workers may not know it."""
-        self._note("blocked", self.blocked_at)
-        self._note("asked", self.probe_at - PROBE)
-
     def unblock(self) -> None:
         """It takes our mail again."""
-        self._opened_at = self._now()
-        self._note("opened", self._opened_at)
+        self._note("opened", self._now())
         self._open()
 
     def _open(self) -> None:
@@ -490,6 +484,21 @@ class Sites:
             if now - _number(kept.get("refused_at")) < FORGOTTEN
             or _number(kept.get("blocked_until")) > now
         }
+        for name, kept in self._learnt.items():
+            self._tell_block(name, *_block(kept, now))
+
+    def _tell_block(self, name: str, until: float, probe_at: float) -> None:
+        """Other workers, to whom mail for that site may come first, need not know of the block."""
+        if until and self._counters is not None:
+            self._counters.note(f"blocked {name}", until - BLOCK)
+            self._counters.note(f"asked {name}", probe_at - PROBE)
+
+    def _over(self, name: str, kept: Mapping[str, object]) -> bool:
+        """Another worker has found out that the block is over, and we have had no mail for them."""
+        if self._counters is None:
+            return False
+        opened = self._counters.noted(f"opened {name}")
+        return opened > _number(kept.get("blocked_until")) - BLOCK
 
     def _restore(self, site: SendingSite) -> None:
         kept = self._learnt.pop(site.name, None)
@@ -499,11 +508,7 @@ class Sites:
         numbers = {name: _number(value) for name, value in kept.items()}
         site.learnt.restore(numbers, now)
         site.limit = max(int(min(numbers.get("limit", 0), 1e6)), 0)
-        until = numbers.get("blocked_until", 0.0)
-        if now < until <= now + BLOCK:
-            site.blocked_until = until
-            site.probe_at = min(numbers.get("probe_at", 0.0), now + PROBE)
-            site.known_blocked()
+        site.blocked_until, site.probe_at = _block(kept, now)
         site.trouble = _said(kept.get("said"))
         site.weigh()
 
@@ -511,7 +516,10 @@ class Sites:
         """Keep what is learnt."""
         if self._path is None:
             return
-        kept = dict(self._learnt)
+        kept = {
+            name: {**each, "blocked_until": 0.0} if self._over(name, each) else each
+            for name, each in self._learnt.items()
+        }
         kept |= {
             site.name: site.kept()
             for site in self.gated()
@@ -533,6 +541,14 @@ class Sites:
     def period(self) -> float:
         """Seconds between two calls of `save`."""
         return _SAVE
+
+
+def _block(kept: Mapping[str, object], now: float) -> tuple[float, float]:
+    """Until when what is kept says that mail is blocked, and when it is asked again; or 0."""
+    until = _number(kept.get("blocked_until"))
+    if not now < until <= now + BLOCK:
+        return 0.0, 0.0
+    return until, min(_number(kept.get("probe_at")), now + PROBE)
 
 
 def _number(value: object) -> float:

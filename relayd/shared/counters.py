@@ -48,12 +48,12 @@ class SharedCounters:
         """When this worker last saw it, in seconds since the epoch; before that: never."""
         self._cells[self._row * _WIDTH + self._spot(key)] = max(int(at), 0)
 
-    def noted(self, key: str) -> float:
-        """When another one last did, to the second; 0: never."""
+    def noted(self, key: str, *, own: bool = False) -> float:
+        """When another one last did, or this one too (`own`), to the second; 0: never."""
         place = self._spot(key)
-        cells, own = self._cells, self._row
+        cells, left_out = self._cells, None if own else self._row
         return max(
-            (cells[row * _WIDTH + place] for row in range(self.rows) if row != own), default=0
+            (cells[row * _WIDTH + place] for row in range(self.rows) if row != left_out), default=0
         )
 
     def _spot(self, key: str) -> int:

@@ -330,7 +330,7 @@ class LeaseTests(Case):
         self.bridge.wait(one.close())
         began = time.monotonic()
         self.bridge.until(lambda: self.own(two) == idents)
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 28
 
     def test_what_is_on_hold_goes_along_and_who_was_not_answered_is_let_go(self) -> None:
         one, two = self.node("gw1"), self.node("gw2")
@@ -396,7 +396,7 @@ class WayTests(Case):
                 spool.settle([Settlement(each, RecipientState.DELIVERED, DONE) for each in records])
             )
         self.bridge.wait(spool.close())
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         counted = "SELECT sum(n_tup_ins) FROM pg_stat_user_tables WHERE relname = 'message'"
         while self.number(f"SELECT coalesce(({counted}), 0)") < 20:
             assert time.monotonic() < deadline

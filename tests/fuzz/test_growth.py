@@ -17,7 +17,7 @@ from tests.fuzz.test_targets import WORDS
 
 SIZE = 16 << 10  # octets; then twice as many
 NOTHING = 0.004  # seconds of CPU time for the larger one that are not worth a second look
-MOST = 2.5  # times as long for twice as much
+MOST = 3.0  # times as long for twice as much; four, where it grows with the square
 LOOKS = 6  # at the two sizes: others share the machine
 FAR = 2.0  # seconds that need no second look
 
@@ -127,9 +127,9 @@ def growth(target: Callable[[bytes], None], beginning: bytes, unit: bytes) -> fl
         if large < NOTHING:
             return 1.0
         for _ in range(LOOKS):
+            small = min(small, cost(target, once))  # also where it seems to be well
             if large <= MOST * small or large > FAR:
                 return large / small
-            small = min(small, cost(target, once))
             large = min(large, cost(target, twice))
         found = large / small
     return found
@@ -169,4 +169,5 @@ class TheTestItself(unittest.TestCase):
             while data := data[8:]:
                 data.count(b"(")
 
-        self.assertGreater(growth(square, b"", b"("), MOST)
+        # others share the machine: what they cost may fall on the smaller one
+        self.assertGreater(max(growth(square, b"", b"(") for _ in range(5)), MOST)

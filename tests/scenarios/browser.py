@@ -44,7 +44,7 @@ class Chromium:
         # who does not read what it says would stop it one day
         threading.Thread(target=self._process.stderr.read, daemon=True).start()
         self._socket = websocket.create_connection(
-            said.split()[-1], suppress_origin=True, timeout=30
+            said.split()[-1], suppress_origin=True, timeout=60
         )
         self._numbers = itertools.count(1)
         self.events: list[dict[str, Any]] = []
@@ -80,7 +80,7 @@ class Chromium:
 
     def wait_for(self, method: str, session: str, since: int) -> None:
         """Until such an event has come, after the first `since` of all."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while not any(
             each["method"] == method and each.get("sessionId") == session
             for each in self.events[since:]
@@ -100,7 +100,7 @@ class Chromium:
         """End it."""
         self.call("Browser.close")
         self._socket.close()
-        self._process.wait(30)
+        self._process.wait(60)
         if self._process.stderr is not None:
             self._process.stderr.close()
 

@@ -136,7 +136,7 @@ def missing_peers(names: Sequence[str]) -> str:
 def port_is_open(address: tuple[str, int]) -> bool:
     """Whether something accepts connections there."""
     try:
-        socket.create_connection(address, timeout=1).close()
+        socket.create_connection(address, timeout=10).close()
     except OSError:
         return False
     return True
@@ -144,7 +144,7 @@ def port_is_open(address: tuple[str, int]) -> bool:
 
 def greets(address: tuple[str, int], host: network.Host | None = None) -> bool:
     """Whether a client, perhaps one on that host, hears 220 there now."""
-    connect = functools.partial(socket.create_connection, address, 10)
+    connect = functools.partial(socket.create_connection, address, 60)
     try:
         with host.call(connect) if host else connect() as connection:
             return connection.recv(4).startswith(b"220")
@@ -153,7 +153,7 @@ def greets(address: tuple[str, int], host: network.Host | None = None) -> bool:
 
 
 def wait_until(
-    condition: Callable[[], T], what: str, seconds: float = 60.0, *, longest: float = 0.2
+    condition: Callable[[], T], what: str, seconds: float = 120.0, *, longest: float = 0.2
 ) -> T:
     """Poll until the condition is true and return its value; AssertionError says `what`.
 
@@ -181,6 +181,14 @@ def unhurried(began: float) -> float:
     while time.thread_time() - burnt < 0.05:
         pass
     return seconds * min(0.05 / (time.monotonic() - start), 1.0)
+
+
+def patience(seconds: float) -> float:
+    """Seconds, more of them where others compute as well: for what has to be waited out.
+
+    What can be waited for is waited for, with `wait_until`.
+    """
+    return seconds * min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0), 8.0)
 
 
 class Process:
@@ -222,7 +230,7 @@ class Process:
         text = self.output.read_text("utf-8", "replace") if self.output.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
 
-    def stop(self, seconds: float = 60.0) -> int:
+    def stop(self, seconds: float = 120.0) -> int:
         """SIGTERM, and wait; SIGKILL for the whole group if that was not enough."""
         if self.running:
             self.popen.terminate()
@@ -245,11 +253,11 @@ class Process:
 
 
 class _Answering(Daemon):
-    """A relayd that is to answer within a minute, as `Relayd.ctl` wants it."""
+    """A relayd that is to answer within two minutes, as `Relayd.ctl` wants it."""
 
     def _connected(self) -> socket.socket:
         connection = super()._connected()
-        connection.settimeout(60)
+        connection.settimeout(120)
         return connection
 
 
@@ -311,7 +319,7 @@ class Relayd:
         """Finds this checkout before any installed relayd."""
         return {"PYTHONPATH": os.pathsep.join([*self.path, str(CHECKOUT)])}
 
-    def start(self, seconds: float = 60.0, *, all_workers: bool = True) -> Relayd:
+    def start(self, seconds: float = 120.0, *, all_workers: bool = True) -> Relayd:
         """Start, and wait until it greets, and until relayctl can speak for all workers."""
         self.process = process = Process(
             self.command, self.folder / "log", cwd=self.folder, environment=self.environment
@@ -358,7 +366,7 @@ class Relayd:
         """The last lines of the log."""
         return self.process.log(lines) if self.process else ""
 
-    def logged(self, words: str, count: int = 1, seconds: float = 60.0) -> str:
+    def logged(self, words: str, count: int = 1, seconds: float = 120.0) -> str:
         """The whole log, once it has a regular expression so many times; AssertionError with it.
 
         What relayd does shows before its log does: a thread writes that, a little later.
@@ -374,7 +382,7 @@ class Relayd:
             raise AssertionError(f"{error}\n{self.log(400)}") from None
 
     def ctl(
-        self, *arguments: str, check: bool = True, seconds: float = 60.0
+        self, *arguments: str, check: bool = True, seconds: float = 120.0
     ) -> subprocess.CompletedProcess[str]:
         """Run relayctl; AssertionError with both outputs if `check` and it failed."""
         arguments = ("--config", str(self.config), *arguments)
@@ -453,7 +461,7 @@ class Relayd:
         except _UNANSWERED as error:
             raise AssertionError(f"show {ident}: {error}\n{self.log()}") from None
 
-    def settled(self, ident: str, number: int = 0, seconds: float = 60.0) -> dict[str, Any]:
+    def settled(self, ident: str, number: int = 0, seconds: float = 120.0) -> dict[str, Any]:
         """What `show` tells of a recipient, once it was attempted or has ended."""
 
         def attempted() -> dict[str, Any]:
@@ -476,12 +484,17 @@ class Relayd:
             raise AssertionError(f"queue: {error}\n{self.log()}") from None
         return [message for page in pages for message in page]
 
-    def wait_empty(self, seconds: float = 60.0) -> None:
+    def wait_empty(self, seconds: float = 120.0) -> None:
         """Until nothing waits in the spool."""
         try:
             wait_until(lambda: not self.queue(), "the spool is empty", seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log()}") from None
+
+    def processor_time(self) -> float:
+        """Seconds of CPU that the process has used, whatever else the machine does."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory(self) -> int:
         """Resident memory in octets."""
@@ -609,7 +622,7 @@ def run(
     *,
     data: bytes | None = None,
     enter: Sequence[str] = (),
-    seconds: float = 60.0,
+    seconds: float = 120.0,
     check: bool = True,
     environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:

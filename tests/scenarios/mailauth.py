@@ -93,7 +93,7 @@ def mailauth(
     script = Path(__file__).with_suffix(".js")
     done = subprocess.run(
         [*enter, program("node"), str(script), MAILAUTH],
-        input=json.dumps(asked), capture_output=True, text=True, timeout=120,
+        input=json.dumps(asked), capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     if done.returncode != 0:
         raise AssertionError(f"mailauth: {done.stderr}")

@@ -494,7 +494,7 @@ class Dovecot:
 
     def _asks_for_logins(self) -> bool:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(5)
+            connection.settimeout(60)
             try:
                 connection.connect(str(self.folder / "auth-client"))
                 return connection.recv(4096).startswith(b"VERSION")
@@ -656,7 +656,7 @@ class PostSrsd:
 
     @staticmethod
     def _ask(port: int, key: str) -> str:
-        with socket.create_connection(("127.0.0.1", port), 5) as connection:
+        with socket.create_connection(("127.0.0.1", port), 60) as connection:
             connection.sendall(f"get {quote(key, _UNQUOTED)}\n".encode())
             code, _, value = connection.makefile("rb").readline().decode().strip().partition(" ")
         if code != "200":

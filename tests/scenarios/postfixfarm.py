@@ -155,7 +155,7 @@ class Small:
         """Start its master(8)."""
         subprocess.run(
             ["/usr/lib/postfix/sbin/master", "-c", str(self.folder / "etc"), "-w"],
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=60,
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=300,
             env={"PATH": os.environ["PATH"], "MAIL_CONFIG": str(self.folder / "etc")},
         )  # fmt: skip
 

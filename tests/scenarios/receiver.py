@@ -138,7 +138,7 @@ class Rspamd(_Verifier):
         """What comes of DMARC: pass, fail or none."""
         headers = {"IP": ip, "Helo": helo, "From": sender, "Rcpt": "alice@outside.example"}
         asked = urllib.request.Request("http://127.0.0.1:11333/checkv2", message, headers)
-        told = self.host.call(lambda: urllib.request.urlopen(asked, timeout=30).read())
+        told = self.host.call(lambda: urllib.request.urlopen(asked, timeout=60).read())
         symbols = json.loads(told)["symbols"]
         if "DMARC_POLICY_ALLOW" in symbols:
             return "pass"

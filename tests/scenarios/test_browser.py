@@ -95,6 +95,8 @@ class InChromium(Scenario):
                 ["info@example.com", "slow@busy.example", "late@busy.example", "last@busy.example"]
             )
         ]
+        for each in self.idents:
+            self.relay.settled(each)
         wait_until(lambda: "too busy" in self.relay.ctl("queue").stdout, "some waits")
 
     def gateway(self, port: int) -> Relayd:

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 from tests.postgresqlserver import PostgresqlServer, Wire
-from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.scenarios.harness import Relayd, Scenario, patience, unhurried, wait_until
 from tests.sink import Asked, Sink
 
 ANN = "ann@sender.example"
@@ -46,7 +46,7 @@ class Load:
             node = self._nodes[(number + n) % len(self._nodes)]
             to = f"m{number}-{n}@example.com"
             try:
-                with smtplib.SMTP(*node.address, timeout=5) as client:
+                with smtplib.SMTP(*node.address, timeout=20) as client:
                     client.sendmail(ANN, [to], self._content)
                 self.taken.add(to)
             except (OSError, smtplib.SMTPException):
@@ -127,8 +127,12 @@ class Cluster(Scenario):
 
     # ownership
 
-    def cluster(self, *names: str, lease: float = 3.0) -> list[Relayd]:
-        """Nodes that run; a short `lease`, so that a test need not wait for long."""
+    def cluster(self, *names: str, lease: float = 0.0) -> list[Relayd]:
+        """Nodes that run; a short lease, so that a test need not wait for long.
+
+        On a machine that is busy a node may be kept from its database for seconds on end.
+        """
+        lease = lease or patience(3.0)
         nodes = [self.gateway(name) for name in names]
         nodes[0].ctl("spool", "create")
         with psycopg.connect(self.database.where, autocommit=True) as connection:
@@ -148,7 +152,7 @@ class Cluster(Scenario):
         load.end()
         self.assertGreater(len(load.taken), 10)
         missing = lambda: load.taken - set(self.arrived())  # noqa: E731
-        wait_until(lambda: not missing(), f"all has arrived\n{node.log()}", 60)
+        wait_until(lambda: not missing(), f"all has arrived\n{node.log()}", 180)
         node.wait_empty()
         twice = {to for to, times in Counter(self.arrived()).items() if times > 1}
         self.assertLessEqual(twice - load.unsure, at_risk)
@@ -212,7 +216,7 @@ class Cluster(Scenario):
 
         def taken() -> bool:
             try:
-                with smtplib.SMTP(*node.address, timeout=5) as client:
+                with smtplib.SMTP(*node.address, timeout=20) as client:
                     client.sendmail(ANN, [to], b"Subject: x\r\n\r\nx\r\n")
             except (OSError, smtplib.SMTPException):
                 return False
@@ -229,7 +233,7 @@ class Cluster(Scenario):
         self.assertEqual(one.stop(), 0)
         began = time.monotonic()
         two.wait_empty()
-        self.assertLess(time.monotonic() - began, 25)
+        self.assertLess(unhurried(began), 25)
         self.assertEqual(self.arrived(), [f"u{n}@example.com" for n in range(5)])
 
     def test_a_database_that_dies_under_load_and_comes_back_has_lost_nothing(self) -> None:
@@ -294,7 +298,7 @@ class Cluster(Scenario):
         def send(name: str) -> bool:
             """Whether it is taken: nothing less than 250 counts."""
             try:
-                with smtplib.SMTP(*gateway.address, timeout=5) as client:
+                with smtplib.SMTP(*gateway.address, timeout=20) as client:
                     client.sendmail(ANN, [name], b"Subject: x\r\n\r\nx\r\n")
             except (OSError, smtplib.SMTPException):
                 return False
@@ -327,7 +331,7 @@ class Cluster(Scenario):
             [sys.executable, "-m", "tests.playground", "--once"],
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=400,
             check=False,
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
@@ -354,11 +358,14 @@ class Cluster(Scenario):
                 len(node.ctl("find", "--json", "--recipient", "@example.com").stdout.splitlines()),
                 2,
             )
-            self.assertEqual(_json(node, "status")["waiting"]["messages"], 2)
+            wait_until(
+                lambda: _json(node, "status")["waiting"]["messages"] == 2,  # noqa: B023
+                "both are counted",
+            )
             self.assertIn("gw1@example.com", node.ctl("why", ident).stdout)
             self.assertEqual(node.ctl("audit", "--cluster").returncode, 0)
         self.assertEqual(_json(two, "hold", ident)["recipients"], 1)
-        self.assertEqual(len(rows(one, "--state", "held")), 1)
+        wait_until(lambda: len(rows(one, "--state", "held")) == 1, "the other one sees it")
         self.assertEqual(_json(one, "release", "--all")["recipients"], 1)
         # what is told to wait waits everywhere, whoever was not there to hear it
         two.stop()

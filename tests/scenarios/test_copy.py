@@ -211,7 +211,7 @@ class CutThroughTest(CopyCase):
 
     def test_the_client_neither_waits_for_the_copy_nor_hears_of_it(self) -> None:
         rules = (
-            f"copy any to {ARCHIVE} via journal\nroute to @example.com via main cut-through 20s\n"
+            f"copy any to {ARCHIVE} via journal\nroute to @example.com via main cut-through 50s\n"
         )
         relay = self.gateway(rules)
         self.assertEqual(self.send(relay, INFO)[0], 250)
@@ -220,7 +220,7 @@ class CutThroughTest(CopyCase):
 
     def test_what_is_refused_at_the_door_is_not_copied(self) -> None:
         rules = (
-            f"copy any to {ARCHIVE} via journal\nroute to @example.com via main cut-through 20s\n"
+            f"copy any to {ARCHIVE} via journal\nroute to @example.com via main cut-through 50s\n"
         )
         relay = self.gateway(rules)
         code, text = self.send(relay, BOSS)

@@ -20,7 +20,7 @@ class Device:
 
     def __init__(self, scenario: Scenario, relay: Relayd, end: bytes = b"\r\n") -> None:
         self._end = end
-        self._socket = socket.create_connection(relay.address, timeout=30)
+        self._socket = socket.create_connection(relay.address, timeout=60)
         scenario.addCleanup(self._socket.close)
         self._replies = self._socket.makefile("rb")
         scenario.addCleanup(self._replies.close)

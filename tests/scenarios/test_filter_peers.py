@@ -17,7 +17,7 @@ from tests.scenarios.filterdaemons import (
     RspamdDaemon,
 )
 from tests.scenarios.filterpeers import answer_to
-from tests.scenarios.harness import Scenario, wait_until
+from tests.scenarios.harness import Scenario, patience, wait_until
 from tests.sink import Sink
 
 LETTER = b"From: ann@example.org\r\nDate: Mon, 5 Jan 2026 10:00:00 +0000\r\nSubject: x\r\n\r\nx\r\n"
@@ -47,13 +47,13 @@ class RealFaults(Scenario):
             "rspamd": ("rspamd", rspamd),
         }
         daemons = [*dict.fromkeys(daemon for _, daemon in filters.values())]
-        rules = ""
+        rules, limit = "", round(patience(3))
         self.words = dict[str, str]()
         for name, (kind, daemon) in filters.items():
             where = rspamd.url if kind == "rspamd" else daemon.where
             for word in WORDS:
                 self.words[f"{name}-{word}"] = word
-                rules += f"{kind} {name}-{word} {where} on failure {word} timeout 3s\n"
+                rules += f"{kind} {name}-{word} {where} on failure {word} timeout {limit}s\n"
                 rules += f"ask {name}-{word} to {name}-{word}@example.com\n"
         rules += "accept to @example.com\nroute any via out\nnext-hop out smtp 127.0.0.1:{}\n"
         with Sink() as sink, ThreadPoolExecutor(len(self.words)) as self.clients:

@@ -137,7 +137,7 @@ class FilteredReports(ReportsCase):
         with relay.session() as client:
             for number in range(STORM):
                 client.sendmail(ANN, [f"nobody-{number}@example.com"], CONTENT)
-        wait_until(lambda: held_of(relay) == STORM, "all reports are held", 60)
+        wait_until(lambda: held_of(relay) == STORM, "all reports are held", 180)
         self.assertEqual(self.sink.arrived, [])
         busy = Busy()
         Milter(self, path=path, answers=busy, edits=lambda fields, content: [add("X-Seen", "y")])
@@ -148,7 +148,7 @@ class FilteredReports(ReportsCase):
         relay.kill()
         wait_until(lambda: not relay.greets(), "it is gone again")
         relay.start()
-        wait_until(lambda: len(self.about()) == STORM, "all reports arrive", 60)
+        wait_until(lambda: len(self.about()) == STORM, "all reports arrive", 180)
         relay.wait_empty()
         self.assertTrue(all(b"X-Seen: y\r\n" in each.content for each in self.sink.arrived))
         self.assertTrue(1 < busy.most <= AT_A_TIME, busy.most)

@@ -223,5 +223,4 @@ class ForwardsApiTest(Scenario):
             self.assertEqual(status, 201, f"{local} {said}")
         self.assertEqual(self.reply('"x y"@example.com'), 250)
         self.assertEqual(self.reply("info@other.example"), 550)
-        log = self.relay.log()
-        self.assertIn("by=token:panel", log)
+        self.relay.logged("by=token:panel")

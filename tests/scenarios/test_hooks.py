@@ -136,6 +136,7 @@ class Hooks(TwoWorkers):
                 return int(str(found["waiting"])) == 3 and int(str(found["dropped"])) >= 7
 
             wait_until(dropped, f"three wait: {self.status(relay)}")
+            wait_until(lambda: self.status(relay)["trouble"], "nobody takes them")
             relay.logged('event="hook events dropped"')
             lost = int(str(self.status(relay)["dropped"]))
             _, text = scrape(place)
@@ -160,7 +161,7 @@ class Hooks(TwoWorkers):
             relay = self.hooked(sink.port, f"{url} events any")
             self.send(relay, 3)
             relay.wait_empty()
-            self.assertGreater(int(str(self.status(relay)["waiting"])), 0)
+            wait_until(lambda: int(str(self.status(relay)["waiting"])), "they are counted")
 
     def test_who_cannot_prove_his_name_hears_nothing_and_a_redirect_leads_nowhere(self) -> None:
         authority, foreign = Authority(), Authority()

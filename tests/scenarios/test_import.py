@@ -91,7 +91,7 @@ class Import(Scenario):
         done = subprocess.run(
             [*(sys.executable, "-m", "relayd.ctl.relayctl", "import", "postfix", str(folder)),
              *("--output", str(output), "--json", *(arguments or ("--verify", "all")))],
-            capture_output=True, text=True, timeout=300,
+            capture_output=True, text=True, timeout=600,
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         )  # fmt: skip
         self.assertIn(done.returncode, (0, 1), done.stderr)

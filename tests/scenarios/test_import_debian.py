@@ -53,7 +53,7 @@ class Debian(Scenario):
             cwd=CHECKOUT,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         text = (output / "relayd.conf").read_text()

@@ -38,7 +38,7 @@ class LastGoodTest(Scenario):
         return relay
 
     def wait_kept(self, relay: Relayd) -> bytes:
-        return wait_until(lambda: self.kept(relay), f"the configuration is kept\n{relay.log()}", 30)
+        return wait_until(lambda: self.kept(relay), f"the configuration is kept\n{relay.log()}")
 
     def kept(self, relay: Relayd) -> bytes:
         path = relay.folder / KEPT
@@ -48,7 +48,7 @@ class LastGoodTest(Scenario):
         """Mail for info@ is forwarded to this one."""
         before = len(sink.arrived)
         relay.send("a@b.example", ["info@example.com"])
-        wait_until(lambda: len(sink.arrived) > before, f"it arrives\n{relay.log()}", 30)
+        wait_until(lambda: len(sink.arrived) > before, f"it arrives\n{relay.log()}")
         self.assertEqual(sink.arrived[-1].recipients, (f"{to}@example.com",))
 
     def status(self, relay: Relayd) -> dict[str, object] | None:
@@ -66,7 +66,8 @@ class LastGoodTest(Scenario):
             relay.stop()
             relay.start()
             self.arrives(relay, sink, "old")
-            good = self.wait_kept(relay)
+            told = f"workers {workers}".encode()
+            good = wait_until(lambda: told in self.kept(relay) and self.kept(relay), "it is kept")
             self.rules.write_text(self.rules.read_text() + "forwrad x@example.com -> y@z.example\n")
             relay.stop()
 
@@ -91,8 +92,8 @@ class LastGoodTest(Scenario):
                 victim = workers_of(relay)[0]
                 os.kill(victim, 9)
                 wait_until(lambda: victim not in workers_of(relay), "it is dead")
-                wait_until(lambda: len(workers_of(relay)) == workers, "it is back", 30)
-                wait_until(lambda: relay.ctl("status", check=False).stdout, "all answer", 30)
+                wait_until(lambda: len(workers_of(relay)) == workers, "it is back")
+                wait_until(lambda: relay.ctl("status", check=False).stdout, "all answer")
                 for _ in range(4):
                     self.arrives(relay, sink, "old")
 
@@ -102,7 +103,7 @@ class LastGoodTest(Scenario):
             self.arrives(relay, sink, "new")
             self.assertIsNone(self.status(relay))
             self.assertEqual(relay.ctl("status").returncode, 0)
-            wait_until(lambda: self.kept(relay) != good, "what is in force now is kept", 30)
+            wait_until(lambda: self.kept(relay) != good, "what is in force now is kept")
             self.people.unlink()
             relay.stop()
             relay.start()
@@ -164,7 +165,7 @@ class LastGoodTest(Scenario):
                     cwd=relay.folder / "spool",
                     environment=relay.environment,
                 )
-                wait_until(relay.greets, f"it greets\n{process.log()}", 30)
+                wait_until(relay.greets, f"it greets\n{process.log()}")
                 self.arrives(relay, sink, "old")
                 relay.config.write_text(conf)
                 relay.ctl("reload")
@@ -176,7 +177,7 @@ class LastGoodTest(Scenario):
         output.unlink(missing_ok=True)
         process = Process(relay.command, output, cwd=relay.folder, environment=relay.environment)
         self.addCleanup(process.kill)
-        wait_until(lambda: not process.running, f"it ends\n{process.log()}", 30)
+        wait_until(lambda: not process.running, f"it ends\n{process.log()}")
         assert process.status is not None
         return process.status, process.log()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.certs import DAY, Authority
 from tests.scenarios import peers
-from tests.scenarios.harness import Relayd, Scenario, run
+from tests.scenarios.harness import Relayd, Scenario, run, unhurried
 from tests.scenarios.network import Network
 
 FOUR, SIX = "192.0.2.2", "2001:db8::2"
@@ -176,7 +176,7 @@ class Live(Scenario):
         relay.start()
         began = time.monotonic()
         said = self.check(relay)
-        self.assertLess(time.monotonic() - began, 45)
+        self.assertLess(unhurried(began), 45)
         self.assertEqual(said.returncode, 0, said.stdout + said.stderr)
         self.assertNotIn("error  ", said.stdout)
         self.assertIn("not known  spf      news.example", said.stdout)

@@ -10,12 +10,12 @@ import time
 from urllib.parse import unquote
 
 from tests.ports import free_port
-from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.scenarios.harness import Relayd, Scenario, unhurried, wait_until
 from tests.scenarios.test_directories import (
     DirectoryTest,
-    LdapTest,
-    MariadbTest,
-    PostgresqlTest,
+    LdapSource,
+    MariadbSource,
+    PostgresqlSource,
 )
 
 RULES = """\
@@ -141,7 +141,7 @@ class LiveTest(Scenario):
         waits.start()
         wait_until(lambda: "x@example.com" in panel.asked, "the question")
         self.assertEqual(self.reply(relay, "info@example.com"), 250)
-        self.assertLess(time.monotonic() - began, 4)
+        self.assertLess(unhurried(began), 4)
         waits.join()
         self.assertEqual(held, [451])
         wait_until(lambda: "it has not answered within 5 seconds" in relay.log(200), "the log")
@@ -189,16 +189,21 @@ class LiveSourceTest(DirectoryTest):
             self.back()
         settings = f"tls-authorities {self.folder / 'ca.pem'}"
         relay = self.start_with(RULES.format(people=people, cache="1s"), settings)
-        self.assertEqual(self.reply(relay, "info@example.com"), 250, relay.log())
-        self.assertEqual(self.reply(relay, "o'x@example.com"), 550)
-        self.assertEqual(self.reply(relay, "%s*(|)'--@example.com"), 550)
+        self.hears(relay, "info@example.com", 250)
+        self.hears(relay, "o'x@example.com", 550)
+        self.hears(relay, "%s*(|)'--@example.com", 550)
         self.assertIn("ann@example.net", self.becomes(relay, "info@example.com"))
         self.away()
-        time.sleep(1.1)
-        self.assertEqual(self.reply(relay, "info@example.com"), 451)
+        self.hears(relay, "info@example.com", 451)
         self.back()
-        time.sleep(2.1)
-        self.assertEqual(self.reply(relay, "info@example.com"), 250, relay.log())
+        self.hears(relay, "info@example.com", 250)
+
+    def hears(self, relay: Relayd, recipient: str, code: int) -> None:
+        """In the end: it is put off where the source takes too long, on a busy machine as well."""
+        try:
+            wait_until(lambda: self.reply(relay, recipient) == code, f"{recipient} hears {code}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{relay.log()}") from None
 
 
 class LiveSqliteTest(LiveSourceTest):
@@ -212,13 +217,11 @@ class LiveSqliteTest(LiveSourceTest):
         database.commit()
         people = f'sqlite file {path} query "SELECT target FROM f WHERE alias = $1"'
         relay = self.relayd(RULES.format(people=people, cache="1s"))
-        self.assertEqual(self.reply(relay, "info@example.com"), 250, relay.log())
-        self.assertEqual(self.reply(relay, "nobody@example.com"), 550, relay.log())
+        self.hears(relay, "info@example.com", 250)
+        self.hears(relay, "nobody@example.com", 550)
 
 
-class LivePostgresqlTest(PostgresqlTest, LiveSourceTest):
-    test_postgresql = None  # type: ignore[assignment]
-
+class LivePostgresqlTest(PostgresqlSource, LiveSourceTest):
     def test_live(self) -> None:
         (self.folder / "beside").mkdir()
         self.set_up()
@@ -226,9 +229,7 @@ class LivePostgresqlTest(PostgresqlTest, LiveSourceTest):
         self.put_through_live(f'postgresql "service=mail dbname=postgres" {query}')
 
 
-class LiveMariadbTest(MariadbTest, LiveSourceTest):
-    test_mariadb = None  # type: ignore[assignment]
-
+class LiveMariadbTest(MariadbSource, LiveSourceTest):
     def test_live(self) -> None:
         (self.folder / "beside").mkdir()
         self.set_up()
@@ -236,9 +237,7 @@ class LiveMariadbTest(MariadbTest, LiveSourceTest):
         self.put_through_live(f'mysql "service=mail" {query}')
 
 
-class LiveLdapTest(LdapTest, LiveSourceTest):
-    test_ldap = None  # type: ignore[assignment]
-
+class LiveLdapTest(LdapSource, LiveSourceTest):
     def test_live(self) -> None:
         (self.folder / "beside").mkdir()
         self.set_up()

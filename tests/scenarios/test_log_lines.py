@@ -32,7 +32,7 @@ class Unlucky:
         raise ValueError("in a destructor\\nover two lines")
 
 def noise():
-    while sys.unraisablehook is sys.__unraisablehook__:
+    while sys.unraisablehook is sys.__unraisablehook__ or sys.stderr is sys.__stderr__:
         time.sleep(0.05)
     time.sleep(1.0)
     warnings.simplefilter("always")

@@ -267,10 +267,14 @@ class Guessing(Site):
             return said[1], time.monotonic() - started
 
         self.numbers = iter(range(1, 250))
-        pairs = [(tried(ALICE), tried("nobody@example.com")) for _ in range(25)]
-        here, nobody = zip(*pairs, strict=True)
-        self.assertEqual({words for words, _ in here}, {words for words, _ in nobody})
-        best_here, best_nobody = (min(each[1] for each in tries) for tries in (here, nobody))
+        pairs = []
+        for _ in range(4):  # others may compute here as well
+            pairs += [(tried(ALICE), tried("nobody@example.com")) for _ in range(25)]
+            here, nobody = zip(*pairs, strict=True)
+            self.assertEqual({words for words, _ in here}, {words for words, _ in nobody})
+            best_here, best_nobody = (min(each[1] for each in tries) for tries in (here, nobody))
+            if abs(best_here - best_nobody) < max(best_here, best_nobody) / 2:
+                break
         self.assertLess(abs(best_here - best_nobody), max(best_here, best_nobody) / 2)
 
 

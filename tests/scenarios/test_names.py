@@ -12,7 +12,7 @@ import unittest
 from pathlib import Path
 
 from tests.ports import free_port
-from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.scenarios.harness import Relayd, Scenario, unhurried, wait_until
 from tests.sink import Sink
 
 ANN = "ann@sender.example"
@@ -122,7 +122,7 @@ class OfClients(Names):
         began = time.monotonic()
         self.assertEqual(self.said(relay, "ADDR=192.0.2.7", "no@example.com"), 451)
         self.assertEqual(self.said(relay, "ADDR=192.0.2.7"), 250)
-        self.assertLess(time.monotonic() - began, 3.5)
+        self.assertLess(unhurried(began), 3.5)
 
 
 class OfNextHops(Names):
@@ -180,14 +180,14 @@ class NotThereYet(Names):
         time.sleep(6)  # longer than until it is tried again
         self.assertEqual(relay.logged("cannot listen", 2).count("cannot listen"), 2)
         holder.close()
-        wait_until(lambda: self.status(relay) == [absent], "it listens", 30)
+        wait_until(lambda: self.status(relay) == [absent], "it listens")
 
         def greets() -> bool:
-            with socket.create_connection(("127.0.0.1", port), 5) as client:
-                client.settimeout(10)
+            with socket.create_connection(("127.0.0.1", port), 60) as client:
+                client.settimeout(60)
                 return client.recv(4) == b"220 "
 
-        wait_until(greets, "somebody serves it", 10)
+        wait_until(greets, "somebody serves it")
         self.assertEqual(relay.stop(), 0)
 
     def test_a_port_that_another_has_is_had_when_it_is_free(self) -> None:

@@ -278,7 +278,7 @@ class SetUp(Scenario):
             wait_until(lambda: "refusing some" in self.relay.ctl("status").stdout, "refused")
             for number in range(5):
                 self.relay.send(ANN, [f"x{number}@good.example"])
-            self.sink.wait(arrived, 10)
+            self.sink.wait(arrived)
             wait_until(lambda: len(self.relay.queue()) == arrived, "what was sent is forgotten")  # noqa: B023
             self.relay.kill()
             self.relay.start()
@@ -297,7 +297,7 @@ class SetUp(Scenario):
         wait_until(lambda: "down after" in self.relay.ctl("status").stdout, "down")
         for number in range(5):
             self.relay.send(ANN, [f"x{number}@good.example"])
-        self.sink.wait(5, 10)
+        self.sink.wait(5)
 
     def test_one_that_relays_for_us_is_not_down_for_a_stray_recipient(self) -> None:
         self.script = lambda asked: (
@@ -372,7 +372,7 @@ class FailOver(Scenario):
         )
 
         def kill_after_a_hundred() -> None:
-            first.wait(100, 60)
+            first.wait(100)
             first.kill()
 
         killer = threading.Thread(target=kill_after_a_hundred)
@@ -409,7 +409,7 @@ class FailOver(Scenario):
         )
         inject(relay.port, 300, recipient="bob@dead.example")
         relay.send(ANN, ["bob@alive.example"])
-        alive.wait(1, 5)
+        alive.wait(1)
         wait_until(lambda: len(relay.queue()) == 300, "only what cannot be sent waits")
 
 

@@ -93,7 +93,7 @@ class OpenRelay(Scenario):
 
     def ask(self, address: bytes, sender: bytes, options: bytes) -> list[bytes]:
         """Try to send to this address; what the server said in all."""
-        with socket.create_connection(("127.0.0.1", self.relay.port), 10) as connection:
+        with socket.create_connection(("127.0.0.1", self.relay.port), 60) as connection:
             replies = connection.makefile("rb")
             said = [replies.readline()]
 

@@ -17,7 +17,7 @@ import dns.rrset
 
 from tests.bench.throttle import Throttle
 from tests.scenarios import peers
-from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.scenarios.harness import Relayd, Scenario, unhurried, wait_until
 from tests.scenarios.injector import inject
 from tests.scenarios.network import Network
 from tests.sink import CLOSE, STALL, Asked, Sink, listener
@@ -68,8 +68,8 @@ class Slower(Scenario):
         relay = self.relayd(f"next-hop out smtp 127.0.0.1:{sink.port}\n{RULES}", settings=retry)
         began = time.monotonic()
         inject(relay.port, 40)
-        sink.wait(40, 30)
-        self.assertLess(time.monotonic() - began, 30)
+        sink.wait(40, 120)
+        self.assertLess(unhurried(began), 30)
         self.assertLessEqual(keeper.refused, 10)
         if word:
             self.assertNotIn(word, relay.log(1000))
@@ -90,15 +90,15 @@ class Slower(Scenario):
         )
         began = time.monotonic()
         inject(relay.port, 90)
-        sink.wait(40, 60)
+        sink.wait(40, 120)
         lane = self.status(relay)
         self.assertEqual(lane["standing"], "slowed", lane)
         self.assertIn("421 4.7.28", lane["trouble"])
         self.assertIn("slowed to ", relay.ctl("status").stdout)
-        sink.wait(90, 60)
+        sink.wait(90, 120)
         # without a pace it was more than half, and took minutes; the first burst counts for most
         self.assertLess(throttle.share, 0.3)
-        self.assertLess(time.monotonic() - began, 90)
+        self.assertLess(unhurried(began), 90)
         self.assertNotIn("next hop down", relay.log(1000))
         relay.wait_empty()
 
@@ -203,7 +203,7 @@ class Tarpits(Scenario):
                 if number % 5 == 0:
                     client.sendmail(ANN, [f"bob@silent{number}.example"], b"Subject: x\r\n\r\n")
         # beside other tests a rate says little, but one that is held up is near nothing
-        least = 0.8 if "RELAYD_TARPITS" in os.environ else 0.5
+        least = 0.8 if "RELAYD_TARPITS" in os.environ else 0.2
         beside = [0.0, 0.0]
         for _ in range(12):  # other tests take the machine for seconds on end
             beside = [
@@ -218,7 +218,7 @@ class Tarpits(Scenario):
         waiting = len(relay.queue())
         self.assertGreaterEqual(waiting, self.count, "the others are still there")
         relay.send("eve@elsewhere.example", ["bob@good99.example"])  # new, and another's
-        good.wait(len(good.arrived) + 1, 40)
+        good.wait(len(good.arrived) + 1)
 
 
 class SilentNames(Scenario):
@@ -248,14 +248,14 @@ class SilentNames(Scenario):
         for number in range(3):
             began = time.monotonic()
             relay.send(ANN, ["bob@inside.example"])
-            inside.wait(number + 1, 10)
-            self.assertLess(time.monotonic() - began, 3)
+            inside.wait(number + 1)
+            self.assertLess(unhurried(began), 3)
         relay.send(ANN, ["bob@good.example"])  # new, and behind some of the silent ones
-        good.wait(1, 60)
+        good.wait(1)
         began = time.monotonic()
         relay.send(ANN, ["bob@good.example"])
-        good.wait(2, 10)
-        self.assertLess(time.monotonic() - began, 3)
+        good.wait(2)
+        self.assertLess(unhurried(began), 3)
 
 
 class Silent(Scenario):
@@ -308,16 +308,16 @@ class Silent(Scenario):
 
     def test_a_next_hop_and_good_domains_beside_silent_hosts(self) -> None:
         self.relay.send(ANN, ["bob@good.example"])
-        self.good.wait(1, 20)
+        self.good.wait(1)
         self.stuff("mute", "shared", "many")
-        wait_until(lambda: "sessions" in self.relay.ctl("status").stdout, "status answers", 10)
+        wait_until(lambda: "sessions" in self.relay.ctl("status").stdout, "status answers")
         for number in range(5):
             began = time.monotonic()
             self.relay.send(ANN, ["bob@inside.example"])
-            self.next_hop.wait(number + 1, 10)
+            self.next_hop.wait(number + 1)
             self.relay.send(ANN, ["bob@good.example"])
-            self.good.wait(number + 2, 10)
-            self.assertLess(time.monotonic() - began, 10)
+            self.good.wait(number + 2)
+            self.assertLess(unhurried(began), 10)
         # never reached before: behind strangers, but not for long
         self.relay.send(ANN, ["bob@six.example"])
         self.six.wait(1, 120)

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from tests.scenarios import peers
-from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.scenarios.harness import Relayd, Scenario, unhurried, wait_until
 from tests.scenarios.network import Network
 from tests.sink import Asked, Script, Sink
 
@@ -88,30 +88,30 @@ class Providers(Scenario):
         for turn in range(2):
             before, around = len(one.arrived), len(isp.arrived)
             relay.send("ann@gw.example", ["bob@d0.example"])
-            one.wait(before + 1, 20)
+            one.wait(before + 1)
             blocked.set()
             began = time.monotonic()
             for number in range(6):
                 relay.send("ann@gw.example", [f"bob@d{2 * number}.example"])
-            isp.wait(around + 6, 60)
-            self.assertLess(time.monotonic() - began, 60)
+            isp.wait(around + 6, 120)
+            self.assertLess(unhurried(began), 60)
             self.assertIn("BLOCKED", relay.ctl("status").stdout)
             relay.logged("provider blocks us")
             sessions = one.sessions
             relay.send("ann@gw.example", ["bob@d0.example"])
-            isp.wait(around + 7, 20)
+            isp.wait(around + 7)
             self.assertEqual(one.sessions, sessions, "nobody asks before the hour is up")
             if turn:
                 break
             relay.stop()
             relay.start()
             relay.send("ann@gw.example", ["bob@d4.example"])
-            isp.wait(around + 8, 20)
+            isp.wait(around + 8)
             self.assertEqual(one.sessions, sessions, "nor after a restart")
             blocked.clear()
             self.unblock(relay)
             relay.send("ann@gw.example", ["bob@d4.example"])
-            one.wait(before + 2, 20)
+            one.wait(before + 2)
             wait_until(lambda: "takes our mail again" in relay.log(2000), "the end of the block")
         relay.wait_empty()
 
@@ -128,7 +128,7 @@ class Providers(Scenario):
         one = self.sink("192.0.2.10")
         relay = self.relay(BIG + "route any direct\n")
         relay.send("ann@gw.example", ["bob@d0.example"])
-        one.wait(1, 20)
+        one.wait(1)
         relay.ctl("suspend", "--provider", "big", "--for", "1h", "--reason", "so they asked")
         for number in range(3):
             relay.send("ann@gw.example", [f"bob@d{2 * number}.example"])
@@ -141,7 +141,7 @@ class Providers(Scenario):
         time.sleep(1)
         self.assertEqual(len(one.arrived), 1)
         relay.ctl("resume", "--provider", "big")
-        one.wait(5, 20)
+        one.wait(5)
         relay.wait_empty()
         self.assertIn("Nothing", relay.ctl("suspended").stdout)
 
@@ -197,7 +197,7 @@ class Providers(Scenario):
         self.assertEqual(relay.ctl("suspended").stdout.count("provider big"), 1)
         self.assertEqual(one.sessions, 0)
         relay.ctl("resume", "--all")
-        one.wait(8, 30)
+        one.wait(8)
         relay.wait_empty()
         (site,) = self.status(relay, "pace")["sites"]
         self.assertEqual((site["taken"], site["connections"]), (8, 1))
@@ -208,10 +208,10 @@ class Providers(Scenario):
         relay.ctl("suspend", "--sender", "@gw.example", "--for", "1h")
         relay.send("ann@gw.example", ["bob@well.example"])
         relay.send("ann@other.example", ["bob@well.example"])
-        well.wait(1, 20)
+        well.wait(1)
         wait_until(lambda: "Suspended (sender" in relay.ctl("queue").stdout, "the reason")
         relay.ctl("resume", "--sender", "@gw.example")
-        well.wait(2, 20)
+        well.wait(2)
         refused = relay.ctl("suspend", "--provider", "bigg", "--for", "1h", check=False)
         self.assertIn('no provider bigg; did you mean "big"?', refused.stderr)
 
@@ -240,7 +240,7 @@ class Providers(Scenario):
             f"accept to @gw.example\n{forwards}route any direct\n",
             workers=workers,
         )
-        rounds = 12
+        rounds, began = 12, time.monotonic()
         for _ in range(rounds):
             for each in range(50):
                 with contextlib.suppress(smtplib.SMTPException), relay.session() as session:
@@ -257,8 +257,8 @@ class Providers(Scenario):
         wait_until(lambda: "Slowed (forward club7" in relay.ctl("queue").stdout, "the reason")
         waiting = {each["original"] for row in relay.queue() for each in row["recipients"]}
         self.assertEqual(waiting, {"club7@gw.example"})
-        # five, and what the pace of three a minute lets go meanwhile
-        self.assertLessEqual(len(count), 8)
+        # five, three of which it was heard too late, and what the pace of three a minute lets go
+        self.assertLessEqual(len(count), 8 + 3 * (time.monotonic() - began) / 60)
 
     def test_each_source_says_its_own_name_in_its_own_family(self) -> None:
         one, six, well = self.sink("192.0.2.10"), self.sink("2001:db8::26"), self.sink("192.0.2.12")
@@ -272,10 +272,10 @@ class Providers(Scenario):
             + "route sender @bulk.example direct from bulk\nroute any direct\n"
         )
         relay.send("ann@gw.example", ["bob@d0.example"])
-        (plain,) = one.wait(1, 20)
+        (plain,) = one.wait(1)
         self.assertEqual((plain.hello, plain.peer.split(":")[0]), ("gw.example", "192.0.2.1"))
         relay.send("ann@bulk.example", ["bob@d0.example", "bob@six.example"])
-        bulk, far = one.wait(2, 20)[-1], six.wait(1, 20)[-1]
+        bulk, far = one.wait(2)[-1], six.wait(1)[-1]
         self.assertEqual((bulk.hello, bulk.peer.split(":")[0]), ("bulk.gw.example", "192.0.2.2"))
         self.assertEqual(far.hello, "bulk.gw.example")
         self.assertIn("2001:db8::2", far.peer)
@@ -291,4 +291,4 @@ class Providers(Scenario):
         adding = ("ip", "address", "add", "192.0.2.77/24", "dev", "eth0")
         subprocess.run([*self.gw.enter, *adding], check=True)
         relay.ctl("retry", "--all")
-        self.assertEqual(well.wait(1, 20)[-1].hello, "lost.gw.example")
+        self.assertEqual(well.wait(1)[-1].hello, "lost.gw.example")

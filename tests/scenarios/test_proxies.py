@@ -63,7 +63,7 @@ class HAProxy:
     def up(self, name: str) -> bool:
         """Whether its last health check of relayd ended well (a first one has been made)."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(20)
+            connection.settimeout(60)
             connection.connect(str(self.folder / "stats.sock"))
             connection.sendall(b"show stat\n")
             answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()

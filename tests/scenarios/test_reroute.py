@@ -80,7 +80,7 @@ class Rerouted(Scenario):
         path = in_force(relay.folder / "spool" / "shard-0")
         assert path is not None
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-            ended = time.monotonic() + 60
+            ended = time.monotonic() + 180
             look = "SELECT count(*) FROM recipient WHERE next_hop = 'other' LIMIT 1"
             while not database.execute(look).fetchone()[0]:
                 self.assertLess(time.monotonic(), ended, "nothing was rerouted")
@@ -119,18 +119,27 @@ class Rerouted(Scenario):
     def test_killed_in_the_middle_nothing_is_lost_and_nothing_arrives_twice(self) -> None:
         relay = self.relayd(self.rules("route any via dead\n"))
         injected = inject(relay.port, COUNT, sessions=8)
-        self.change(relay, "route any via dead", "route any via other")
-        asking = subprocess.Popen(
-            [sys.executable, "-m", "relayd.ctl.relayctl", "--config", str(relay.config), "reroute"],
-            env={**os.environ, **relay.environment},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        self.addCleanup(asking.wait)
-        self.wait_for_the_first(relay)
-        relay.kill()
-        relay.start()
-        left = len(relay.queue("--next-hop", "dead"))
+        for _ in range(5):  # on a busy machine the kill may come too late to mean anything
+            self.change(relay, "route any via dead", "route any via other")
+            asking = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "relayd.ctl.relayctl"),
+                    *("--config", str(relay.config), "reroute"),
+                ],
+                env={**os.environ, **relay.environment},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            self.addCleanup(asking.wait)
+            self.wait_for_the_first(relay)
+            relay.kill()
+            relay.start()
+            left = len(relay.queue("--next-hop", "dead"))
+            if left:
+                break
+            self.change(relay, "route any via other", "route any via dead")
+            while self.reroute(relay)["under_way"]:
+                pass
         self.assertGreater(left, 0, "the kill came too late to mean anything")
         self.assertLess(left, COUNT)
         self.assertEqual(left + len(relay.queue("--next-hop", "other")), COUNT)
@@ -169,7 +178,7 @@ class Rerouted(Scenario):
         with Sink(bind=lambda: loopback_listener(self.other)) as sink:
             while self.reroute(relay)["under_way"]:
                 pass
-            arrived = sink.wait(6, 60)
+            arrived = sink.wait(6)
             for each in arrived:
                 self.assertEqual(each.recipients, ("ann@elsewhere.example",))
                 self.assertTrue(re.match("SRS0=.*=b.example=a@srs.example", each.sender))
@@ -179,6 +188,6 @@ class Rerouted(Scenario):
                 {("held", "other")},
             )
             relay.ctl("release", "--all")
-            sink.wait(12, 60)
+            sink.wait(12)
             relay.wait_empty()
         relay.logged("command=reroute")

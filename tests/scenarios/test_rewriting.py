@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import smtplib
-import time
 from email import message_from_bytes
 
 from tests.scenarios.harness import Scenario
@@ -114,20 +113,20 @@ class Costs(Rewriting):
         contents = [
             b"From: " + unit * 30_000 + b"\r\n\r\nx\r\n" for unit in (b"[\\", b'"\\', b"(<")
         ]
-        began = time.monotonic()
+        began = self.relay.processor_time()
         for content in contents:
             self.assertTrue(self.sent(content).content.endswith(content))
-        self.assertLess(time.monotonic() - began, 10)
+        self.assertLess(self.relay.processor_time() - began, 10)
 
     def test_domains_that_are_longer_than_any(self) -> None:
         with self.relay.session() as client:
             client.ehlo("client.example")
-            began = time.monotonic()
+            began = self.relay.processor_time()
             for digits in (300, 600):
                 line = f"MAIL FROM:<a@{chr(0x660) * digits}> SMTPUTF8"
                 for _ in range(9):
                     self.assertIn(b"longer than", self.said(client, line, 501))
-            self.assertLess(time.monotonic() - began, 2)
+            self.assertLess(self.relay.processor_time() - began, 2)
 
 
 class Submitted(Site):

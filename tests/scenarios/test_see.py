@@ -69,7 +69,7 @@ def workers_of(relay: Relayd) -> list[int]:
 def scrape(place: str, accept: str = "application/openmetrics-text") -> tuple[str, str]:
     """The kind of the figures' text, and the text."""
     request = urllib.request.Request(f"http://{place}/metrics", headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=30) as reply:
+    with urllib.request.urlopen(request, timeout=60) as reply:
         return reply.headers["Content-Type"], reply.read().decode()
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from relayd.config.settings import SPECS, Effect
 from relayd.intake.dropfolder import READY, WRITING
 from tests.certs import Authority
-from tests.scenarios.harness import Scenario, free_port, wait_until
+from tests.scenarios.harness import Scenario, free_port, patience, wait_until
 from tests.sink import Asked, Sink, loopback_listener
 
 RULES = """\
@@ -145,7 +145,7 @@ class Site:
             with self.lock:
                 self.busy += 1
                 self.busiest = max(self.busiest, self.busy)
-            time.sleep(0.2)
+            time.sleep(patience(0.2))
             with self.lock:
                 self.busy -= 1
         return None
@@ -183,7 +183,7 @@ class Site:
     # probes
 
     def session(self, port: int = 0) -> smtplib.SMTP:
-        client = smtplib.SMTP("127.0.0.1", port or self.relay.port, timeout=30)
+        client = smtplib.SMTP("127.0.0.1", port or self.relay.port, timeout=60)
         client.ehlo("client.example")
         return client
 
@@ -239,7 +239,7 @@ class Site:
         """Whether one of four sessions at a time hears that there are too many."""
         clients, codes = [], []
         for _ in range(4):
-            client = smtplib.SMTP(timeout=30)
+            client = smtplib.SMTP(timeout=60)
             codes.append(client.connect("127.0.0.1", self.relay.port)[0])
             clients.append(client)
         for client in clients:
@@ -279,7 +279,7 @@ class Site:
         """What a client hears that says nothing more after EHLO."""
         with self.session() as client:
             assert client.sock is not None
-            client.sock.settimeout(20)
+            client.sock.settimeout(60)
             return client.getreply()[1][:5].decode()
 
     def chatter(self) -> bool:
@@ -344,7 +344,7 @@ class Site:
         """Whether a host that does not answer is given up within ten seconds."""
         ident = self.relay.send(SENDER, ["b@hole.example"])
         try:
-            self.relay.settled(ident, seconds=10)
+            self.relay.settled(ident, seconds=patience(10))
         except AssertionError:
             return False
         return True
@@ -363,7 +363,7 @@ class Site:
         self.relay.send(SENDER, [f"b@{where}.example"])
         time.sleep(2.5)
         self.ask(command="retry", all=True)["answer"]
-        content = self.sink.wait(before + 1, 30)[before].content
+        content = self.sink.wait(before + 1)[before].content
         found = re.search(rb"(?mi)^action: *(\w+)", content)
         return found.group(1).decode() if found else repr(content)
 
@@ -407,7 +407,7 @@ class Site:
 def _within(seconds: float, seen: Callable[[], bool]) -> bool:
     """Whether it is seen in time."""
     try:
-        return wait_until(seen, "it is seen", seconds)
+        return wait_until(seen, "it is seen", patience(seconds))
     except AssertionError:
         return False
 
@@ -530,6 +530,6 @@ class SettingsTest(Scenario):
         if site.workers > 1:
             site.reload(AT_A_RESTART["hostname"])
             site.ask(command="restart")  # of the workers alone
-            names = {smtplib.SMTP(*site.relay.address, timeout=30).ehlo()[1] for _ in range(2)}
+            names = {smtplib.SMTP(*site.relay.address, timeout=60).ehlo()[1] for _ in range(2)}
             self.assertEqual({name.split(b"\n")[0] for name in names}, {b"gw.example.com"})
         self.assertEqual(site.reload("")["restart"], [])

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.scenarios import peers
-from tests.scenarios.harness import Relayd, Scenario
+from tests.scenarios.harness import Relayd, Scenario, patience
 from tests.scenarios.network import Network
 from tests.sink import Asked, Script, Sink
 
@@ -188,7 +188,7 @@ class Settling(Scenario):
                     session.sendmail("ann@gw.example", ["bob@well.example"], b"Subject: x\r\n\r\n")
                     while len(self.well.arrived) == count:
                         time.sleep(0.001)
-                        self.assertLess(time.monotonic() - at, 20)
+                        self.assertLess(time.monotonic() - at, 60)
                     delays.append(time.monotonic() - at)
                     time.sleep(0.1)
 
@@ -236,7 +236,7 @@ class Settling(Scenario):
             self.assertGreaterEqual(rate, least, said)
             self.assertLessEqual(rate, most, said)
             self.assertLess(share, 0.02 if WHOLE else 0.1, said)
-        self.assertLess(beside, max(1.2 * alone, alone + (0.05 if WHOLE else 0.5)), said)
+        self.assertLess(beside, max(1.2 * alone, alone + (0.05 if WHOLE else patience(1.0))), said)
         self.assertIn("one-bucket slowed to", relay.ctl("status").stdout)
         self.assertIn("421 4.7.28", relay.ctl("pace").stdout)
         self.assertEqual([each for each in self.well.arrived if each.sender == ""], [])

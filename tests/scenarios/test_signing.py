@@ -221,7 +221,7 @@ class CorpusTests(SigningCase):
         words = [program("opendkim"), "-x", str(folder / "conf"), "-vvv", "-t"]
         done = subprocess.run(
             [*words, ",".join(map(str, files))],
-            capture_output=True, text=True, timeout=60, check=True,
+            capture_output=True, text=True, timeout=300, check=True,
         )  # fmt: skip
         said = done.stdout + done.stderr
         for kind in ("rsa", "ed25519"):

@@ -83,7 +83,7 @@ class Sources(Scenario):
 
     def seen(self, sink: str, count: int = 1) -> tuple[str, str]:
         """The name and the address of the last one that came there."""
-        last = self.sinks[sink].wait(count, 30)[-1]
+        last = self.sinks[sink].wait(count)[-1]
         return last.hello, last.peer
 
     def status(self, relay: Relayd) -> dict[str, Any]:

@@ -59,7 +59,8 @@ class Truths(Scenario):
             (mend,) = status()["set_up"]
             self.assertEqual(mend["destination"], "out")
             self.assertIn("give this next hop a login", mend["trouble"])
-            (limit,) = status()["limits"]
+            # what somebody asked for before, perhaps at the start, is told again for a while
+            (limit,) = wait_until(lambda: status()["limits"], "who is over a limit", 120)
             self.assertEqual((limit["name"], limit["over"]), ("few", 1))
             self.assertEqual(limit["keys"], ["127.0.0.1"])
             self.assertEqual([each["whom"] for each in status()["suspended"]], ["other"])

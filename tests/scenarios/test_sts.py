@@ -118,7 +118,7 @@ class Sts(Scenario):
                 found = self.outcome(name)
                 self.assertEqual(found["state"], "queued", found)
                 self.assertRegex(json.dumps(found), f"4.7.5 .*MTA-STS policy of {name}.*{words}")
-        self.assertEqual(len(self.mx.mailbox()), 5)
+        wait_until(lambda: len(self.mx.mailbox()) == 5, "Postfix has stored them")
         for name, words in (
             ("good", r"TLS verify \(by the MTA-STS policy of good\.example\)"),
             ("elsewhere", r"TLS verify .*, the policy does not name this host"),

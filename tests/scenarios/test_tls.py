@@ -208,7 +208,7 @@ class NextHops(Scenario):
         self.assertIn(f"{TLS} verified", str(relay.show(ident)))
         wait_until(lambda: "status=sent" in relay.log(), "the log tells")
         self.assertIn(f'tls="{TLS} verified"', relay.log())
-        header = self.store.mailbox()[0].partition(b"\r\n\r\n")[0]
+        header = wait_until(self.store.mailbox, "it is stored")[0].partition(b"\r\n\r\n")[0]
         self.assertRegex(header, rb"using TLSv1\.3 with cipher TLS_\w+ .*(?s:.)*with ESMTPS id")
 
     def test_the_wrong_name_waits(self) -> None:
@@ -311,7 +311,7 @@ def _tlsa(port: int, host: str, usage: int, selector: int, issued: Issued) -> st
 class Dane(TestCase):
     """RFC 7672 with a real signer, a real validator, and our own server as the exchanger."""
 
-    timeout = 60
+    timeout = 240
 
     def setUp(self) -> None:
         missing = [reason for reason in map(missing_peer, ("nsd", "unbound", "ldns")) if reason]

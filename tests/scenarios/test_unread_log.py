@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.ports import free_port
-from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.scenarios.harness import Relayd, Scenario, unhurried, wait_until
 from tests.scenarios.test_see import samples, scrape, total
 from tests.sink import Sink
 
@@ -62,7 +62,7 @@ class UnreadLog(Scenario):
     def flood(self, relay: Relayd, workers: int) -> None:
         """Make each worker log some 4 MB."""
         for _ in range(900 * workers):
-            with socket.create_connection(relay.address, timeout=10) as client:
+            with socket.create_connection(relay.address, timeout=60) as client:
                 client.recv(65536)  # the greeting, which is to be waited for
                 client.sendall(b"EHLO client.example\r\n" + _REFUSED * 5 + b"QUIT\r\n")
                 while client.recv(65536):
@@ -73,7 +73,7 @@ class UnreadLog(Scenario):
         with relay.session() as client:
             for _ in range(number):
                 client.sendmail("a@b.test", ["c@example.com"], "Subject: x\r\n\r\n")
-        self.assertLess(time.monotonic() - began, 20)
+        self.assertLess(unhurried(began), 20)
 
     def check(self, workers: int) -> None:
         relay, ours = self.start(workers)
@@ -99,8 +99,8 @@ class UnreadLog(Scenario):
         )
         self.send(relay, 1)
         self.relayd_process.terminate()
-        self.relayd_process.wait(30)
-        reader.join(30)
+        self.relayd_process.wait(60)
+        reader.join(60)
         said = b"".join(text)
         # what was logged after the reader came back is whole again, up to the last line
         self.assertIn(b"event=stopped", said[-2000:])
@@ -118,8 +118,8 @@ class UnreadLog(Scenario):
                 self.flood(relay, workers)
                 began = time.monotonic()
                 self.relayd_process.terminate()
-                self.relayd_process.wait(30)
-                self.assertLess(time.monotonic() - began, 10)
+                self.relayd_process.wait(60)
+                self.assertLess(unhurried(began), 10)
                 os.close(ours)
 
     def test_a_reader_who_has_gone_stops_nothing(self) -> None:

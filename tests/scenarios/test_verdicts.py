@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.certs import Authority
-from tests.scenarios.harness import Relayd, Scenario, free_port, wait_until
+from tests.scenarios.harness import Relayd, Scenario, free_port, unhurried, wait_until
 from tests.scenarios.test_sessions import Line
 from tests.sink import Sink
 
@@ -61,13 +61,13 @@ class SlowVerdicts(Scenario):
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(60)
-            self.assertLess(time.monotonic() - began, 40)  # side by side
+                thread.join(120)
+            self.assertLess(unhurried(began), 40)  # side by side
             one = [b"250", b"250", b"550", b"250", b"354", b"250"]
             for each in heard:
                 self.assertEqual([line[:3] for line in each.splitlines()], [*one, *one, b"221"])
             self.assertEqual(len(heard), 12)
-            wait_until(lambda: len(sink.arrived) == 24, "all have arrived", 60)
+            wait_until(lambda: len(sink.arrived) == 24, "all have arrived", 120)
             for arrived in sink.arrived:
                 head, _, body = arrived.content.partition(b"\r\n\r\n")
                 self.assertIn(b"\r\nX-Looked-At: yes\r\nSubject: ", head)
@@ -104,7 +104,7 @@ class SlowVerdicts(Scenario):
             wait_until(gone, "nothing is left of those who went")
             began = time.monotonic()
             self.assertEqual(relay.stop(), 0)
-            self.assertLess(time.monotonic() - began, 20)
+            self.assertLess(unhurried(began), 20)
             self.assertEqual(stays.rest().splitlines()[-1][:9], b"421 4.3.2")
             self.assertEqual(self.kept(relay), [])
             self.assertEqual(sink.arrived, [])

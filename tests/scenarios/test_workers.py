@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.certs import Authority
-from tests.scenarios.harness import Relayd, Scenario, free_port, wait_until
+from tests.scenarios.harness import Relayd, Scenario, free_port, unhurried, wait_until
 from tests.scenarios.injector import Injected, inject, number_of
 from tests.sink import Sink, loopback_listener
 
@@ -67,7 +67,7 @@ class WithWorkers(Scenario):
             wait_until(
                 lambda: f"workers_ready={workers}" in self.status(relay) or None,
                 f"{workers} workers are ready\n{relay.log()}",
-                40,
+                60,
             )
 
     def status(self, relay: Relayd) -> str:
@@ -86,7 +86,7 @@ class WithWorkers(Scenario):
                 greetings.append(client.recv(3))
             yield greetings
 
-    def all_arrive(self, sink: Sink, sent: Injected, relay: Relayd, seconds: float = 40.0) -> None:
+    def all_arrive(self, sink: Sink, sent: Injected, relay: Relayd, seconds: float = 120.0) -> None:
         """Everything acknowledged arrives, once or (after a kill) more than once."""
 
         def missing() -> set[int]:
@@ -135,7 +135,7 @@ class Killed(WithWorkers):
             began = time.monotonic()
             wait_until(lambda: len(workers_of(relay)) == 2, "another takes its place")
             self.wait_ready(relay, 2)
-            back = time.monotonic() - began
+            back = unhurried(began)
             injecting.join(60)
             self.all_arrive(sink, sent, relay)
             relay.wait_empty()
@@ -205,7 +205,7 @@ class Restarted(WithWorkers):
             finally:
                 over.set()
                 for client in clients:
-                    client.join(30)
+                    client.join(60)
             sent = Injected()
             for each in results:
                 sent.acknowledged |= each.acknowledged
@@ -247,7 +247,7 @@ class Restarted(WithWorkers):
             before = set(workers_of(relay))
             for each in before:
                 os.kill(each, signal.SIGKILL)
-            wait_until(partial(replaced, before), "both workers are new", 60)
+            wait_until(partial(replaced, before), "both workers are new", 120)
             self.wait_ready(relay, 2)
             self.assertEqual([code() for _ in range(4)], [250] * 4, words)
         relay.ctl("reload")
@@ -346,4 +346,4 @@ class Activated(WithWorkers):
                 sink.wait(20)
             finally:
                 process.terminate()
-                process.wait(30)
+                process.wait(60)

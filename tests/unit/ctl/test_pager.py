@@ -83,14 +83,14 @@ class Signs(unittest.TestCase):
             StillWorking("audit") as progress,
         ):
             progress.count = 12_000
-            until = time.monotonic() + 5
+            until = time.monotonic() + 60
             while seconds and not stderr.getvalue() and time.monotonic() < until:
                 time.sleep(0.01)
         return stderr.getvalue()
 
     def test_what_takes_long_says_so_on_a_terminal_and_leaves_no_trace(self) -> None:
         told = self.told(Terminal(), 5)
-        self.assertIn("audit ... 12,000 (0 s)", told)
+        self.assertRegex(told, r"audit \.\.\. 12,000 \(\d+ s\)")
         self.assertTrue(told.endswith("\r\x1b[K"))
 
     def test_what_is_soon_over_says_nothing(self) -> None:

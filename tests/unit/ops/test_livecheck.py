@@ -58,7 +58,7 @@ elsewhere.example. A 198.51.100.1
 
 
 class Case(TestCase):
-    timeout = 60
+    timeout = 240
 
     def setUp(self) -> None:
         self.dns = DnsServer(reactor, GOOD)
@@ -228,7 +228,7 @@ class AsItIs(Case):
         self.dns.fault("drop", "ours.example")
         began = time.monotonic()
         lines = await self.trouble()
-        self.assertLess(time.monotonic() - began, 5)
+        self.assertLess(time.monotonic() - began, 25)  # of the thirty that it has usually
         self.assertEqual(
             {line.split(":")[1] for line in lines[:2]}, {" no answer within 0.5 seconds"}
         )

@@ -78,7 +78,7 @@ class OutputTests(unittest.TestCase):
         began = time.monotonic()
         for _ in range(number):
             output.write(LINE)
-        self.assertLess(time.monotonic() - began, 5, "somebody waited for the reader")
+        self.assertLess(time.monotonic() - began, 60, "somebody waited for the reader")
         return number
 
     def read_whole(self, output: Output, ours: int, number: int) -> None:
@@ -88,7 +88,7 @@ class OutputTests(unittest.TestCase):
             output.finish()
             output.write(b"the last one\n")
         os.close(output._descriptor)
-        reader.thread.join(30)
+        reader.thread.join(120)
         self.assertGreater(lost(reader.text), 0)
         self.assertEqual(reader.text.count(LINE) + lost(reader.text), number)
         self.assertTrue(reader.text.endswith(b"the last one\n"), reader.text[-200:])

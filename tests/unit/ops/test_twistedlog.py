@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
+import threading
 import unittest
+from types import SimpleNamespace
 
 from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 
 from relayd.ops.maillog import LineLog
-from relayd.ops.twistedlog import TwistedLog
+from relayd.ops.twistedlog import TwistedLog, take_last_words
 
 _LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (notice|trouble) event=.+\n")
 
@@ -60,3 +63,27 @@ class TwistedLogTests(unittest.TestCase):
         log.info("Received SIGINT, shutting down.")
         self.assertEqual(self.written[0], '<4>trouble event="no room"\n')
         self.assertTrue(self.written[1].startswith('<5>notice event="Received SIGINT'))
+
+
+class LastWords(unittest.TestCase):
+    def setUp(self) -> None:
+        for module in (sys, threading):
+            self.addCleanup(setattr, module, "excepthook", module.excepthook)
+        self.addCleanup(setattr, sys, "unraisablehook", sys.unraisablehook)
+        self.written: list[str] = []
+        log = LineLog(lambda lines: None, clock=lambda: 1e9, later=lambda flush: None)
+        take_last_words(log.line, lambda lines: self.written.append(lines.decode()))
+
+    def heard(self, error: Exception, where: object) -> str:
+        """What is written when Python has nobody to raise this to."""
+        told = SimpleNamespace(exc_value=error, exc_traceback=None, err_msg=None, object=where)
+        sys.unraisablehook(told)
+        return self.written.pop()
+
+    def test_an_error_in_a_destructor_is_an_unhandled_one(self) -> None:
+        said = self.heard(ValueError("no"), "x")
+        self.assertIn('trouble event="unhandled error"', said)
+
+    def test_a_second_signal_that_comes_while_the_first_one_ends_us_is_none(self) -> None:
+        said = self.heard(OSError("Signal 15 ignored due to race condition"), None)
+        self.assertIn('notice event="Signal 15 ignored due to race condition"', said)

@@ -100,7 +100,7 @@ class Thread(SynchronousTestCase):
         dog.start()
         self.addCleanup(dog.stop)
         reactor.turn_began = time.monotonic()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not dog._place_of and time.monotonic() < deadline:
             sum(range(1000))  # busy: this is what blocks
         reactor.end(1.0)

@@ -17,7 +17,8 @@ from tests.sink import Script, Sink
 from tests.support import TestCase
 from tests.unit.relay.test_smtpout import HOP, CourierCase, a_delivery, reactor, says
 
-PATIENT = RelayLimits(connect=5, connection_messages=1)
+PATIENT = RelayLimits(connect=60, connection_messages=1)
+MUCH = 50.0  # seconds: near to what a hole costs; whoever is not held up has far less to do
 MX = "mx.example"
 
 
@@ -92,18 +93,18 @@ class Families(CourierCase, TestCase):
                 Hop((NextHop("out", "smtp", (HostPort(MX, 25),)),)),
             ):
                 self.courier = self.a_courier(limits=PATIENT)
+                self.patch(dial, "HEAD_START", 0.25)
                 sink = self.both(hole, other)
                 outcome, seconds = await self.timed(hop)
                 self.assertEqual((outcome.reply.code, len(sink.arrived)), (250, 1), str(outcome))
                 self.assertIn("127.0.0.1" if other == "4" else "::1", outcome.remote_address)
-                self.assertTrue(dial.HEAD_START <= seconds < 2, seconds)
-                # and nothing at all for a while; on a busy machine, the best of three
-                times = []
+                self.assertTrue(dial.HEAD_START <= seconds < MUCH, seconds)
+                # and nothing at all for a while
+                self.patch(dial, "HEAD_START", MUCH)
                 for number in range(2, 5):
                     outcome, seconds = await self.timed(hop)
-                    times.append(seconds)
                     self.assertEqual((outcome.reply.code, len(sink.arrived)), (250, number))
-                self.assertLess(min(times), dial.HEAD_START)
+                    self.assertLess(seconds, MUCH)
 
     async def test_who_answers_in_time_is_alone(self) -> None:
         sink = self.sink()
@@ -116,9 +117,10 @@ class Families(CourierCase, TestCase):
     async def test_what_is_refused_goes_on_at_once(self) -> None:
         sink = self.sink()
         self.endpoints.insert(0, Endpoint(MX, "::1", sink.port))  # nobody listens there
+        self.patch(dial, "HEAD_START", MUCH)
         outcome, seconds = await self.timed()
         self.assertEqual(outcome.reply.code, 250)
-        self.assertLess(seconds, dial.HEAD_START)
+        self.assertLess(seconds, MUCH)
 
     async def test_the_first_one_wins_late_and_the_other_one_is_let_go(self) -> None:
         """The hole is filled while both are tried."""
@@ -160,10 +162,10 @@ class Families(CourierCase, TestCase):
         self.endpoints[-1] = Endpoint("mx2.example", "127.0.0.1", behind.port)
         outcome, seconds = await self.timed()
         self.assertEqual((outcome.reply.code, sink.sessions, behind.sessions), (250, 1, 1))
-        self.assertLess(seconds, 2)
+        self.assertLess(seconds, MUCH)
 
     async def test_both_are_holes_and_the_next_host_is_asked(self) -> None:
-        self.courier.apply(RelayLimits(connect=0.5))
+        self.courier.apply(RelayLimits(connect=2.0))
         sink = self.sink()
         self.endpoints.clear()
         port = sink.port
@@ -177,7 +179,7 @@ class Families(CourierCase, TestCase):
         self.endpoints[-1] = Endpoint("mx2.example", "127.0.0.1", behind.port)
         outcome, seconds = await self.timed()
         self.assertEqual((outcome.reply.code, behind.sessions), (250, 1))
-        self.assertLess(seconds, 1.0)  # not one after the other
+        self.assertLess(seconds, 4.0)  # not one after the other
 
     async def test_a_source_is_of_the_family_that_is_used(self) -> None:
         sink = self.both("6", "4")
@@ -188,7 +190,7 @@ class Families(CourierCase, TestCase):
         self.assertEqual((arrived.hello, arrived.peer), ("bulk.example.com", "127.0.0.9"))
 
     async def test_a_source_without_the_other_family_never_tries_it(self) -> None:
-        self.courier.apply(RelayLimits(connect=0.5))
+        self.courier.apply(RelayLimits(connect=2.0))
         sink = self.both("6", "4")
         source = SourceAddress("bulk", ("::1",), "bulk.example.com")
         outcome, _ = await self.timed(Hop(domain="example.com", source=source))

@@ -110,7 +110,7 @@ def tlsa(usage: int, selector: int, issued: Issued, matching: int = 1) -> Tlsa:
 
 
 class Case(TestCase):
-    timeout = 60
+    timeout = 240
     GREETING = (b"220 mx ESMTP\r\n", b"250-mx\r\n250 STARTTLS\r\n")
 
     def setUp(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -45,7 +46,14 @@ SLOWER, LIMIT, BLOCKED = map(told, (Meaning.SLOWER, Meaning.LIMIT, Meaning.BLOCK
 class Far(World):
     """Domains `N.big.test` are the provider's, all others have an exchanger of their own."""
 
-    def __init__(self, rules: str = BIG, *, folder: Path | None = None, start: bool = True) -> None:
+    def __init__(
+        self,
+        rules: str = BIG,
+        *,
+        folder: Path | None = None,
+        start: bool = True,
+        counters: SharedCounters | None = None,
+    ) -> None:
         self.rules = rules
         self.lookups: Counter[str] = Counter()
         self.nowhere: set[str] = set()
@@ -54,7 +62,11 @@ class Far(World):
         self.hops: list[Hop] = []
 
         def sites(world: World) -> Sites:
-            return Sites(self.resolve, world.log, world.clock.seconds, lambda: 0.5, folder=folder)
+            return Sites(
+                *(self.resolve, world.log, world.clock.seconds, lambda: 0.5),
+                folder=folder,
+                counters=counters,
+            )
 
         super().__init__(start=False, sites=sites)
         self.apply(rules)
@@ -544,6 +556,67 @@ class BlockedWorkers(TestCase):
         other.wait(2)
         self.assertEqual(self.asked(), 4)
         self.assertFalse(any(site.blocks for site in one.sites.gated()))
+
+    def restarted(self, folder: str, seconds: float) -> tuple[Far, Far]:
+        """The first one was blocked, the other had no mail for them; so long after that."""
+        world = Far(folder=Path(folder, "0"))
+        world.mail("1.big", "direct,isp")
+        world.sites.blocked("big", "", BLOCKED)
+        world.courier.finish(BY_ISP)
+        world.dispatcher.stop(0)
+        world.clock.advance(10)
+        memory = shared_memory(2)
+        self.addCleanup(os.close, memory)
+        worlds = []
+        for row in range(2):
+            own = Far(
+                folder=Path(folder, str(row)),
+                counters=SharedCounters(memory, 2, row),
+                start=False,
+            )
+            own.clock.advance(world.clock.seconds() + seconds - own.clock.seconds())
+            own.dispatcher.start()
+            worlds.append(own)
+        return worlds[0], worlds[1]
+
+    def test_after_a_restart_it_is_known_to_who_had_no_mail_for_them(self) -> None:
+        with TemporaryDirectory() as folder:
+            for row in "01":
+                Path(folder, row).mkdir()
+            _, other = self.restarted(folder, 5)
+            other.mail("7.big", "direct,isp")
+            self.assertEqual(other.hops[-1].targets, (ISP,))
+
+    def test_after_a_restart_who_had_no_mail_for_them_tells_of_its_end(self) -> None:
+        with TemporaryDirectory() as folder:
+            for row in "01":
+                Path(folder, row).mkdir()
+            one, other = self.restarted(folder, 3700)
+            other.courier.reply = lambda record: SAID
+            other.mail("7.big", "direct,isp")
+            self.assertIn("provider takes our mail again", other.log.notices)
+            one.dispatcher.stop(0)  # without any mail for them
+            (kept,) = json.loads(Path(folder, "0", "paces").read_text()).values()
+            self.assertEqual(kept["blocked_until"], 0.0)
+
+    def test_its_end_is_not_forgotten_by_who_has_no_more_mail_for_them(self) -> None:
+        """What others said before is old news to it."""
+        descriptor = shared_memory(2)
+        self.addCleanup(os.close, descriptor)
+        one, other = (Far(counters=SharedCounters(descriptor, 2, row)) for row in range(2))
+        one.mail("1.big", "direct,isp")
+        one.sites.blocked("big", "", BLOCKED)
+        one.courier.finish(BY_ISP)
+        other.wait(3700)
+        other.courier.reply = lambda record: SAID
+        other.mail("2.big", "direct,isp")
+        self.assertIn("provider takes our mail again", other.log.notices)
+        other.sites._sites.clear()
+        other.wait(60)
+        other.mail("3.big", "direct,isp")
+        other.mail("4.big", "direct,isp")
+        self.assertEqual(other.hops[-1].targets, ("4.big", ISP))
+        self.assertEqual(other.log.notices.count("provider takes our mail again"), 1)
 
     def test_it_is_over_for_all(self) -> None:
         self.wait(3700)

@@ -731,9 +731,9 @@ class Newcomers(CourierCase):
             (outcome,) = await self.deliver(a_delivery())
             self.assertEqual((outcome.reply.status, outcome.blame), ("4.4.2", D))
             spent.append(time.monotonic() - began)
-        self.assertLess(spent[0], spent[1])
-        self.assertLess(spent[1], spent[2])
-        self.assertLess(spent[2], 10)
+        for number, seconds in enumerate(spent):  # at least; the machine may be slow besides
+            self.assertGreaterEqual(seconds, 0.1 * 2**number)
+        self.assertLess(sum(spent), 60)  # one who is none has five minutes
         self.assertEqual(silent.sessions, 3)
 
     async def test_a_newcomer_that_answers_each_command_late_is_left(self) -> None:

@@ -527,7 +527,7 @@ class FullDiskTests(unittest.TestCase):
                     draft.write(BIG)
                     accepted.add(wait(draft.commit(submission()))[0].ident)
             hog.unlink()
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while True:
                 try:
                     accepted.add(harness.put()[0].ident)
@@ -549,7 +549,7 @@ class FullDiskTests(unittest.TestCase):
             reserve = harness.shard / "reserve"
             harness.bridge.until(reserve.exists)
             self.fill()
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while records:
                 try:
                     wait(spool.settle([Settlement(records[-1], RecipientState.DELIVERED, DONE)]))

@@ -107,7 +107,7 @@ def in_thread(function: Callable[..., T], *args: object) -> Deferred[T]:
 
 
 class ServerCase(TestCase):
-    timeout = 60
+    timeout = 240
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -149,7 +149,7 @@ class Sessions(ServerCase):
 
         def send() -> None:
             client = smtplib.SMTP_SSL(
-                "127.0.0.1", server.number, "c.example", context=client_context(), timeout=10
+                "127.0.0.1", server.number, "c.example", context=client_context(), timeout=60
             )
             client.sendmail("s@example.org", ["alice@example.com"], "Subject: x\r\n\r\nx\r\n")
             client.quit()
