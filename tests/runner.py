@@ -1,10 +1,11 @@
 """Runs trial over suites one after another and closes with `N passed, N failed, N skipped`.
 
-    python -m tests.runner [--jobs N] [--no-skips] [--quiet] [--again] [SUITE ...]
+    python -m tests.runner [--jobs N] [--no-skips] [--quiet] [--again] [--without MODULE,...]
+        [SUITE ...]
 
 Errors count as failed. The exit status is not zero if anything failed, if nothing ran, or,
 with --no-skips, if anything was skipped. With --quiet only what went wrong is shown, and which
-modules took longest.
+modules took longest. What --without names, scenarios that another run has, is not begun, and said.
 
 With --again a scenario that failed beside others is run once more, alone: real servers and real
 clocks fail now and then for nothing but a machine with more to do than cores. It counts by what it
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -42,13 +44,19 @@ LONGEST = (
 )
 
 
-def suites() -> list[list[str]]:
-    """What to run by default: the quick tests together, then the scenarios."""
+def suites(without: Collection[str] = ()) -> list[list[str]]:
+    """What to run by default: the quick tests together, then the scenarios but for some modules.
+
+    Raises ValueError if there is no such module: whoever renames one is to hear of it.
+    """
     # tests/bench and tests/faults take long and are commands of their own
     folders = sorted(path.parent.name for path in TESTS.glob("*/__init__.py"))
     quick = [f"tests.{name}" for name in folders if name not in ("scenarios", "bench", "faults")]
     quick += [f"tests.{path.stem}" for path in sorted(TESTS.glob("test_*.py"))]
-    modules = sorted((path.stem for path in TESTS.glob("scenarios/test_*.py")), key=_begun)
+    there = {path.stem for path in TESTS.glob("scenarios/test_*.py")}
+    if unknown := sorted({*without} - there):
+        raise ValueError(f"no module of tests/scenarios: {', '.join(unknown)}")
+    modules = sorted(there - {*without}, key=_begun)
     return [quick, [f"tests.scenarios.{name}" for name in modules]]
 
 
@@ -137,6 +145,10 @@ def counted(text: str) -> tuple[int, int, int]:
     )
 
 
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
 def main() -> int:
     """Run, sum up, say so in one line."""
     parser = argparse.ArgumentParser(prog="python -m tests.runner")
@@ -144,14 +156,23 @@ def main() -> int:
     parser.add_argument("--no-skips", action="store_true")
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--without", type=_names, default=[], metavar="MODULE,...")
     parser.add_argument("targets", nargs="*")
     options = parser.parse_args()
+    if options.targets and options.without:
+        parser.error("--without leaves modules out where all would run; name none then")
+    try:
+        wanted = [options.targets] if options.targets else suites(options.without)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.without:
+        print("left to another run:", ", ".join(options.without), flush=True)
     passed = failed = skipped = 0
     took: dict[str, float] = defaultdict(float)
     tried: list[str] = []
     with tempfile.TemporaryDirectory(prefix="bytecode-") as bytecode:
         inherited = environment(bytecode)
-        for targets in [options.targets] if options.targets else suites():
+        for targets in wanted:
             with tempfile.TemporaryDirectory(prefix="trial-") as temp:
                 *one, again = run(targets, options.jobs, options.quiet, temp, inherited)
                 add_durations(Path(temp, "durations"), took)

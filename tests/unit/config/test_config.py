@@ -167,7 +167,7 @@ class AnyTests(unittest.TestCase):
         ]
     )
 
-    @hypothesis.settings(max_examples=200, deadline=None)
+    @hypothesis.settings(max_examples=100, deadline=None)
     @given(st.lists(LINES, max_size=9))
     def test_any_lines_load_or_are_complained_about(self, lines: list[str]) -> None:
         """Whatever stands together, it loads or raises ConfigErrors with places."""

@@ -155,7 +155,7 @@ class TakingUpTest(unittest.TestCase):
             self.assertEqual(one, other, what)
 
     def test_after_any_changes_all_is_as_after_a_fresh_start(self) -> None:
-        for seed in range(12):
+        for seed in range(5):
             # each round takes longer than a file system's clock needs for its next tick
             with self.subTest(seed=seed), patch.object(scopedfiles, "YOUNG", 0.0):
                 self.put_through(random.Random(seed), 25)

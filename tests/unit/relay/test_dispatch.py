@@ -1188,7 +1188,7 @@ class Stopping(TestCase):
 
 
 class Anything(TestCase):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(st.data())
     def test_every_recipient_ends_once_and_nothing_is_delivered_twice(
         self, data: st.DataObject

@@ -111,7 +111,7 @@ class AgreementTests(unittest.TestCase):
     domain is told of although it sees those, for hardly anybody means it.
     """
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(SETS, st.lists(FACTS, min_size=5, max_size=12))
     def test_of_whole_rule_sets(self, lines: list[str], asked: list[Facts]) -> None:
         ruleset = build(parse("\n".join(lines)), {}, "gw.example.com")
@@ -123,7 +123,7 @@ class AgreementTests(unittest.TestCase):
             self.assertEqual(said & never, set(), (lines, facts))
             self.assertFalse(any("bug" in step.note for step in plan.trail), plan.trail)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(SETS)
     @example(["forward @.x.example -> @x.example", 'forward regex "^a" -> @sub.x.example'])
     @example(['forward regex "b@" -> @x.example', "forward @x.example -> @y.example"])
@@ -161,7 +161,7 @@ class AgreementTests(unittest.TestCase):
         """For the stranger whom `check` has in mind, a circle is refused if and only if it is told."""
         self.agree([line for line in lines if line.startswith(("forward", "subaddress"))], {})
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(st.lists(REGEX_FORWARDS, min_size=1, max_size=6), ALIASES, LISTED)
     @example(
         ["subaddress +", "forward <people> at @x.example"], {"a@": ("b+x",), "b@": ("a+x",)}, set()

@@ -205,8 +205,8 @@ class OpenDoorTest(CautionTest):
         self.assertEqual((told.place.source.path, told.place.line), ("r/003.rules", 4))
         self.assertIn("takes all that 496 rules behind it are for", told.what)
 
-    def test_what_500_rules_or_entries_have_alike_is_one_line(self) -> None:
-        numbers = range(500)
+    def test_what_many_rules_or_entries_have_alike_is_one_line(self) -> None:
+        numbers = range(200)
         for what, rules in (
             (OPEN, (f"accept sender @c{n}.example" for n in numbers)),
             (NO_WILDCARD, (f"accept to *a@c{n}.example" for n in numbers)),
@@ -216,10 +216,10 @@ class OpenDoorTest(CautionTest):
             with self.subTest(what):
                 (told,) = self.told(what, "listen 0.0.0.0:25\n" + "\n".join(rules))
                 self.assertEqual(told.place.line, 3)
-                self.assertIn("(the first of 500 such)", told.what)
+                self.assertIn("(the first of 200 such)", told.what)
         entries = "".join(f"*@c{n}.example a@b.example\n" for n in numbers)
         (told,) = self.told(NO_WILDCARD, "table v virtual file v\nforward <v>", v=entries)
-        self.assertIn("(the first of 500 such)", told.what)
+        self.assertIn("(the first of 200 such)", told.what)
         few = "\n".join(f"accept to *a@c{n}.example" for n in range(5))
         self.assertEqual(len(self.told(NO_WILDCARD, few)), 5, "each has its place")
 
