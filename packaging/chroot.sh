@@ -41,7 +41,7 @@ bootstrap() {
     debootstrap --variant=minbase $CODENAME "$1/base" "$MIRROR" >"$1/debootstrap.log" 2>&1
 }
 
-# chroot_base CACHE: CACHE/base is what debootstrap makes
+# chroot_base CACHE: CACHE/base is what debootstrap makes; who comes while another makes it waits
 chroot_base() {
     local cache=$1
     [ ! -e "$cache/base/ready" ] || return 0
@@ -51,6 +51,14 @@ chroot_base() {
         stop "say where Debian $DEBIAN is to be had: MIRROR=URL SECURITY=URL make deb"
     fi
     mkdir -p "$cache"
+    (
+        flock 9
+        [ -e "$cache/base/ready" ] || make_base "$cache"
+    ) 9>"$cache/base.lock"
+}
+
+make_base() {
+    local cache=$1
     bootstrap "$cache" || bootstrap "$cache" || { # a mirror may have a bad moment
         tail "$cache/debootstrap.log" >&2
         stop "debootstrap has failed"
