@@ -22,8 +22,8 @@ esac
 mirror() {
     apt-get indextargets --format '$(REPO_URI)' "Label: $1" 'Created-By: Packages' | head -n 1
 }
-MIRROR=${MIRROR:-$(mirror Debian)}
-SECURITY=${SECURITY:-$(mirror Debian-Security)}
+# exported: to ask takes seconds, and this file is read by everything that has to do with a root
+export MIRROR=${MIRROR:-$(mirror Debian)} SECURITY=${SECURITY:-$(mirror Debian-Security)}
 
 # needs COMMAND PACKAGE
 needs() {
