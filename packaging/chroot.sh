@@ -65,14 +65,18 @@ make_base() {
     }
     sources >"$cache/base/etc/apt/sources.list"
     printf '%s\n' 'Acquire::Retries "5";' 'APT::Keep-Downloaded-Packages "false";' \
-        'APT::Install-Recommends "false";' 'Dpkg::Use-Pty "false";' \
+        'APT::Install-Recommends "false";' 'Dpkg::Use-Pty "false";' 'Acquire::Languages "none";' \
         >"$cache/base/etc/apt/apt.conf.d/90trial"
     echo force-unsafe-io >"$cache/base/etc/dpkg/dpkg.cfg.d/90trial"
     printf '#!/bin/sh\nexit 101\n' >"$cache/base/usr/sbin/policy-rc.d"
     chmod 755 "$cache/base/usr/sbin/policy-rc.d"
-    inside "$cache" base sh -c 'apt-get update -q && apt-get clean' >"$cache/base.log" 2>&1 || {
+    # no index of man pages, which nobody looks for, is made with every installation
+    inside "$cache" base sh -ec '
+        echo man-db man-db/auto-update boolean false | debconf-set-selections
+        apt-get update -q
+        apt-get clean' >"$cache/base.log" 2>&1 || {
         tail "$cache/base.log" >&2
-        stop "apt-get update has failed in the new root"
+        stop "the new root could not be told where its packages are"
     }
     touch "$cache/base/ready"
 }
