@@ -47,7 +47,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def files(tree: Path) -> Iterator[str]:
-    """Those of the source that are not installed as they are, and those that are installed beside."""
+    """Those of the source that are not installed as they are, and what is installed beside."""
     pairs = [(tree / "relayd", INSTALLED), (tree / "docs", DOCUMENTS)]
     pairs += [(tree / "twisted", INSTALLED.parent / "twisted")]
     for source, installed in pairs:
