@@ -22,8 +22,8 @@ esac
 mirror() {
     apt-get indextargets --format '$(REPO_URI)' "Label: $1" 'Created-By: Packages' | head -n 1
 }
-MIRROR=${MIRROR:-$(mirror Debian)}
-SECURITY=${SECURITY:-$(mirror Debian-Security)}
+# exported: to ask takes seconds, and this file is read by everything that has to do with a root
+export MIRROR=${MIRROR:-$(mirror Debian)} SECURITY=${SECURITY:-$(mirror Debian-Security)}
 
 # needs COMMAND PACKAGE
 needs() {
@@ -41,7 +41,7 @@ bootstrap() {
     debootstrap --variant=minbase $CODENAME "$1/base" "$MIRROR" >"$1/debootstrap.log" 2>&1
 }
 
-# chroot_base CACHE: CACHE/base is what debootstrap makes
+# chroot_base CACHE: CACHE/base is what debootstrap makes; who comes while another makes it waits
 chroot_base() {
     local cache=$1
     [ ! -e "$cache/base/ready" ] || return 0
@@ -51,20 +51,32 @@ chroot_base() {
         stop "say where Debian $DEBIAN is to be had: MIRROR=URL SECURITY=URL make deb"
     fi
     mkdir -p "$cache"
+    (
+        flock 9
+        [ -e "$cache/base/ready" ] || make_base "$cache"
+    ) 9>"$cache/base.lock"
+}
+
+make_base() {
+    local cache=$1
     bootstrap "$cache" || bootstrap "$cache" || { # a mirror may have a bad moment
         tail "$cache/debootstrap.log" >&2
         stop "debootstrap has failed"
     }
     sources >"$cache/base/etc/apt/sources.list"
     printf '%s\n' 'Acquire::Retries "5";' 'APT::Keep-Downloaded-Packages "false";' \
-        'APT::Install-Recommends "false";' 'Dpkg::Use-Pty "false";' \
+        'APT::Install-Recommends "false";' 'Dpkg::Use-Pty "false";' 'Acquire::Languages "none";' \
         >"$cache/base/etc/apt/apt.conf.d/90trial"
     echo force-unsafe-io >"$cache/base/etc/dpkg/dpkg.cfg.d/90trial"
     printf '#!/bin/sh\nexit 101\n' >"$cache/base/usr/sbin/policy-rc.d"
     chmod 755 "$cache/base/usr/sbin/policy-rc.d"
-    inside "$cache" base sh -c 'apt-get update -q && apt-get clean' >"$cache/base.log" 2>&1 || {
+    # no index of man pages, which nobody looks for, is made with every installation
+    inside "$cache" base sh -ec '
+        echo man-db man-db/auto-update boolean false | debconf-set-selections
+        apt-get update -q
+        apt-get clean' >"$cache/base.log" 2>&1 || {
         tail "$cache/base.log" >&2
-        stop "apt-get update has failed in the new root"
+        stop "the new root could not be told where its packages are"
     }
     touch "$cache/base/ready"
 }

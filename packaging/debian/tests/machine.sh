@@ -97,6 +97,12 @@ root() {
     dpkg-reconfigure relayd
 }
 
+# compiled_once: Python's bytecode stays as the installation has made it, whenever the package is
+# configured again; which otherwise takes longer than all the rest of that
+compiled_once() {
+    for each in py3clean py3compile; do ln -sf /bin/true /usr/bin/$each; done
+}
+
 # answer QUESTION TYPE VALUE: for dpkg-reconfigure
 answer() { echo "relayd relayd/$1 $2 $3" | debconf-set-selections; }
 
