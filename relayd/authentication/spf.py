@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from relayd.authentication.asking import Asking, RecordType, Unanswered, ask
 from relayd.authentication.spfmacro import MacroString, macro_string
 from relayd.authentication.spfrecord import Mechanism, SpfRecord, is_spf, spf_record
+from relayd.mail.value import dataclass
 
 MOST_LOOKUPS = 10  # terms of one check that ask the DNS
 MOST_VOID = 2  # look-ups of one check that find nothing

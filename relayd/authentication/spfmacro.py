@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import quote
+
+from relayd.mail.value import dataclass
 
 _EXPANSION = re.compile(
     r"%(?:(?P<itself>[%_-])"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from relayd.authentication.spfmacro import MacroString, macro_string
+from relayd.mail.value import dataclass
 
 _KNOWN = 1000  # records that are kept as read, so that each is read once
 _MOST_KEPT = 2000  # octets of one: what a stranger makes larger is read each time

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from relayd.config.files import read_text, short_name
@@ -16,6 +16,7 @@ from relayd.config.listeners import listener_name_problems
 from relayd.config.tables import TableLoader
 from relayd.config.texts import Texts
 from relayd.mail.address import AddressError
+from relayd.mail.value import dataclass
 from relayd.rules.check.check import content_problems, name_problems, table_problems, unanswered
 from relayd.rules.check.expect import failures
 from relayd.rules.check.loops import loops

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from relayd.config.values import path
+from relayd.mail.value import dataclass
 from relayd.rules.language.directory import POSTGRESQL, read_connection
 from relayd.rules.language.lexer import quote, string
 from relayd.rules.language.words import Words

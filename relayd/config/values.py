@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from relayd.config.logins import (
@@ -18,6 +17,7 @@ from relayd.config.logins import (
 from relayd.config.peers import PROXY, XCLIENT, XCLIENT_LOGIN, Peers, listener_peers
 from relayd.config.tls import listener_tls
 from relayd.mail.nexthop import HostPort
+from relayd.mail.value import dataclass
 from relayd.rules.language.lexer import TokenKind, quote
 from relayd.rules.language.pattern import Network
 from relayd.rules.language.source import Complaint, did_you_mean, one_of

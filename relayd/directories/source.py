@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
+from relayd.mail.value import dataclass
 from relayd.rules.language.directory import DirectoryDef
 
 CONNECT = 15  # seconds for a connection

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from relayd.mail.value import dataclass
 
 _NAME = re.compile(r"[!-9;-~]+\Z")
 _LINE_END = re.compile(r"\r\n|\r|\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from relayd.intake.limits import client_key
 from relayd.login.accounts import Accounts, Checked
@@ -24,6 +23,7 @@ from relayd.login.scram import PLUS
 from relayd.mail.client import Client
 from relayd.mail.log import MailLog
 from relayd.mail.reply import Reply
+from relayd.mail.value import dataclass
 from relayd.smtp.events import Auth, AuthResponse
 
 MOST_FAILURES = 5  # of one session; the next one hears 421

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
 from relayd.intake.checks import Checks, at_once
@@ -21,6 +21,7 @@ from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record
 from relayd.mail.plan import Plan, Step
+from relayd.mail.value import dataclass
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from relayd.rules.evaluate import Facts, evaluate, examine
 from relayd.rules.header import edit_header

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Protocol
 
 from relayd.mail.reply import Reply
+from relayd.mail.value import dataclass
 
 _MINUTE = 60.0  # seconds, the window of the rate of new sessions
 _SHARE = 16384  # octets of memory that are taken at a time

@@ -15,7 +15,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,6 +38,7 @@ from relayd.mail.content import BARE
 from relayd.mail.envelope import Direction
 from relayd.mail.plan import Destination, Plan, Verdict
 from relayd.mail.reply import Reply, Severity, printable
+from relayd.mail.value import dataclass
 from relayd.reactor.coroutine import promise
 from relayd.rules.evaluate import WELCOME, Facts, evaluate, examine
 from relayd.rules.ruleset import Ruleset

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
 from itertools import islice
 
 from relayd.mail.address import AddressError, Mailbox, fold_domain
 from relayd.mail.client import Client
 from relayd.mail.ident import ident_text
+from relayd.mail.value import dataclass
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from relayd.authentication.results import without_forged
 from relayd.intake.counting import Receipt, take_back
@@ -17,6 +17,7 @@ from relayd.mail.envelope import DIRECT, NEVER, NOBODY, Envelope, Recipient
 from relayd.mail.message import RecipientState, Record, Submission
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
+from relayd.mail.value import dataclass
 from relayd.rules.fact import Fact
 from relayd.rules.ruleset import Ruleset
 

@@ -17,8 +17,9 @@ import codecs
 import enum
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from relayd.mail.value import dataclass
 from relayd.mime.encoders import (
     HIGH,
     Base64,

@@ -12,9 +12,10 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from relayd.mail.value import dataclass
 
 NAME = "hooks.db"  # in the spool
 _PATIENCE = 20.0  # seconds for other processes

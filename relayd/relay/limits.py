@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from relayd.mail.value import dataclass
 from relayd.smtp.events import TransactionStage
 from relayd.spool.queue import Bounds
 

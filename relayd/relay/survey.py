@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from relayd.mail.outcome import Outcome
+from relayd.mail.value import dataclass
 
 UNIX = "unix:"
 

@@ -7,10 +7,10 @@ to as many innocents. A report that the budget has no room for is kept, in a dig
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from relayd.mail.ident import ident_text
 from relayd.mail.pacing import Rate
+from relayd.mail.value import dataclass
 from relayd.report.fields import stamp
 
 SHOWN = 20  # lines of each list in a digest, the longest first

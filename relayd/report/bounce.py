@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.envelope import Recipient
 from relayd.mail.message import Message, RecipientState, Settlement
 from relayd.mail.outcome import Outcome
+from relayd.mail.value import dataclass
 
 MAX_ENTRIES = 1000  # recipients in one report; more are spread over several, none is left out
 

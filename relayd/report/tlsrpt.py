@@ -8,7 +8,6 @@ import re
 import zlib
 from base64 import encodebytes
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import formatdate
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from relayd.mail.address import Mailbox
+from relayd.mail.value import dataclass
 
 GZIP = "application/tlsrpt+gzip"
 _RECORD = re.compile(r"v=TLSRPTv1\s*;(.*)\Z", re.DOTALL)

@@ -8,11 +8,11 @@ rules at RCPT decide about networks and strangers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from relayd.mail.address import AddressError, Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
+from relayd.mail.value import dataclass
 from relayd.rules.conditions.mailbox import FromSender
 from relayd.rules.conditions.registry import when
 from relayd.rules.fact import Known

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from relayd.mail.address import Mailbox, fold_domain, is_srs
+from relayd.mail.value import dataclass
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.mailbox import FromSender
 from relayd.rules.conditions.registry import CONDITIONS, condition, when

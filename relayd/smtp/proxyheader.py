@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+
+from relayd.mail.value import dataclass
 
 MAX_LINE = 107  # octets of version 1 with CRLF (section 2.1)
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"  # of version 2 (section 2.2)

@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from relayd.mail.envelope import NOBODY
 from relayd.mail.ident import make_ident
 from relayd.mail.message import RecipientState
 from relayd.mail.plan import FACT, Verdict
+from relayd.mail.value import dataclass
 from relayd.spool.errors import SpoolError
 from relayd.spool.refusedlog import FOLDER, SUFFIX, NotedEntry, begun
 from relayd.spool.sqlite.database import in_force

@@ -15,7 +15,6 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +24,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import is_direct
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Outcome
+from relayd.mail.value import dataclass
 from relayd.spool.pace import Pace
 
 MOST_RECIPIENTS = 100  # in one transaction: what every server must take (RFC 5321, 4.5.3.1.8)

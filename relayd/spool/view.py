@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from relayd.mail.address import Mailbox, ReversePath
@@ -13,6 +12,7 @@ from relayd.mail.message import Message, RecipientState, Record, Submission
 from relayd.mail.naming import MessageNames
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Step
+from relayd.mail.value import dataclass
 
 AS_THEY_ARE: Mapping[int, bytes] = {}
 """No other header sections for anybody."""

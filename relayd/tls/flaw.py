@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from relayd.mail.value import dataclass
 
 
 class Flaw(enum.StrEnum):

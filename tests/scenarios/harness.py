@@ -37,6 +37,7 @@ from relayd.ctl.socketpath import FailureError, socket_of
 from relayd.ops.queuerows import queue_messages
 from tests.ports import free_port as free_port
 from tests.scenarios import evidence, network
+from tests.scenarios.forks import Forked
 from tests.support import Timed
 
 T = TypeVar("T")
@@ -201,11 +202,12 @@ class Process:
         *,
         cwd: Path | None = None,
         environment: dict[str, str] | None = None,
+        begin: type[subprocess.Popen[bytes] | Forked] = subprocess.Popen,
     ) -> None:
         self.output = output
         self.arguments = list(arguments)
         with output.open("ab") as sink:
-            self.popen = subprocess.Popen(
+            self.popen = begin(
                 self.arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
@@ -322,7 +324,11 @@ class Relayd:
     def start(self, seconds: float = 120.0, *, all_workers: bool = True) -> Relayd:
         """Start, and wait until it greets, and until relayctl can speak for all workers."""
         self.process = process = Process(
-            self.command, self.folder / "log", cwd=self.folder, environment=self.environment
+            self.command,
+            self.folder / "log",
+            cwd=self.folder,
+            environment=self.environment,
+            begin=subprocess.Popen if self.enter or self.path else Forked,
         )
 
         def greeted() -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from relayd.mail.value import dataclass
 from relayd.rules.language.source import Place, Problem, Source
 
 _STRING = r'"(?:[^"\\]|\\.)*"'

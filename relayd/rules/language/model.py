@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from relayd.mail.address import Mailbox, ReversePath, fold_domain
 from relayd.mail.envelope import DIRECT, Direction
 from relayd.mail.nexthop import NextHop
 from relayd.mail.pacing import MailProvider, PaceLimits, SourceAddress
 from relayd.mail.reply import Reply
+from relayd.mail.value import dataclass
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.fact import Known
 from relayd.rules.language.directory import DirectoryDef

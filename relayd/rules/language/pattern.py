@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 
 from relayd.mail.address import Mailbox, fold_domain
+from relayd.mail.value import dataclass
 from relayd.rules.language.lexer import quote, string
 from relayd.rules.language.regex import compiled
 from relayd.rules.language.size import size_text

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from relayd.mail.value import dataclass
 
 _WIDE = 200  # characters of a line that are shown; of a longer one the part around the place
 _CUT = "..."

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from relayd.mail.address import AddressError, Mailbox, check_domain
 from relayd.mail.nexthop import NextHop
 from relayd.mail.reply import Reply
+from relayd.mail.value import dataclass
 from relayd.rules.language.pattern import Final
 from relayd.rules.language.source import Place, Source
 from relayd.rules.subject import NetIndex, Subject, client_number
