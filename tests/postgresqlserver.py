@@ -29,21 +29,34 @@ SOCKET = ".s.PGSQL.5432"
 class PostgresqlServer:
     """Runs from its making until `stop`. It writes nothing to the disk before it has to."""
 
-    def __init__(self, *settings: str) -> None:
+    def __init__(
+        self,
+        *settings: str,
+        inside: Path | None = None,
+        behind: PostgresqlServer | None = None,
+        name: str = "",
+    ) -> None:
+        """`inside`: a folder for its data. `behind`: it follows that one, there known by `name`."""
         found = sorted(Path(PROGRAMS).glob("*/bin"), key=lambda each: float(each.parent.name))
         if not found:
             raise FileNotFoundError("PostgreSQL (apt-get install postgresql)")
         self.programs = found[-1]
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
-        self.data = self.folder / "data"
+        self.data = (inside or self.folder) / "data"
         self._settings = settings
         self._user: dict[str, Any] = {}
         if os.geteuid() == 0:  # which PostgreSQL refuses to be
             there = pwd.getpwnam("postgres")
-            os.chown(self.folder, there.pw_uid, there.pw_gid)
+            for each in {self.folder, self.data.parent}:
+                os.chown(each, there.pw_uid, there.pw_gid)
             self._user = {"user": "postgres", "group": "postgres"}
-        self._run("initdb", "-D", self.data, "-A", "trust", "-U", "relayd", "-E", "UTF8", "-N",
-                  "--locale=C")  # fmt: skip
+        if behind is None:
+            self._run("initdb", "-D", self.data, "-A", "trust", "-U", "relayd", "-E", "UTF8", "-N",
+                      "--locale=C", "--wal-segsize=1")  # fmt: skip
+        else:
+            primary = f"host={behind.folder} user=relayd application_name={name}"
+            self._run("pg_basebackup", "-D", self.data, "-R", "-c", "fast", "--no-sync",
+                      "-d", primary)  # fmt: skip
         self.where = f"host={self.folder} user=relayd dbname=postgres"
         self.start()
 
@@ -82,6 +95,19 @@ class PostgresqlServer:
         self.process.send_signal(how)
         self.process.wait(PATIENCE)
 
+    def kill(self) -> None:
+        """SIGKILL for all of it at once, as when its machine has lost its power."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in (pid, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        self.process.wait(PATIENCE)
+
+    def promote(self) -> None:
+        """A standby takes the place of its primary."""
+        self._run("pg_ctl", "promote", "-D", self.data)
+
     def stop(self) -> None:
         """End it for good."""
         if self.process.poll() is None:
@@ -110,7 +136,8 @@ def empty_spool(server: PostgresqlServer | None = None) -> str:
 class Wire:
     """Stands between a node and its database, and cuts the line at a COMMIT when told to.
 
-    While `flowing` is not set nothing passes, either way; it comes late.
+    While `flowing` is not set nothing passes, either way; while `up` is not, nothing to the
+    database, and while `down` is not, nothing from it. It comes late.
     """
 
     def __init__(self, folder: Path, server: PostgresqlServer) -> None:
@@ -118,7 +145,9 @@ class Wire:
         self.cut = ""  # "before": the next COMMIT does not arrive; "after": its answer does not
         self.cuts = 0
         self.flowing = threading.Event()
-        self.flowing.set()
+        self.up, self.down = threading.Event(), threading.Event()
+        for each in (self.flowing, self.up, self.down):
+            each.set()
         self._unheard: set[socket.socket] = set()
         self._behind = str(server.folder / SOCKET)
         self._listening = socket.socket(socket.AF_UNIX)
@@ -136,7 +165,12 @@ class Wire:
             while True:
                 near, _ = self._listening.accept()
                 far = socket.socket(socket.AF_UNIX)
-                far.connect(self._behind)
+                try:
+                    far.connect(self._behind)
+                except OSError:  # it is away
+                    near.close()
+                    far.close()
+                    continue
                 for way in ((near, far), (far, near)):
                     threading.Thread(target=self._pass, args=(*way, near), daemon=True).start()
 
@@ -156,6 +190,7 @@ class Wire:
                 elif source in self._unheard:  # the answer
                     break
                 self.flowing.wait()
+                (self.up if source is near else self.down).wait()
                 target.sendall(data)
         for each in (source, target):
             with contextlib.suppress(OSError):

@@ -18,10 +18,12 @@ from relayd.mail.ident import shard_of
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import UNANSWERED
 from relayd.spool.errors import SpoolError, SpoolLocked
+from relayd.spool.lease import Lease
 from relayd.spool.postgresql import schema
 from relayd.spool.postgresql.batch import SharedBatch
 from relayd.spool.postgresql.session import DatabaseSession
 from relayd.spool.postgresql.store import PostgresqlSpool
+from relayd.spool.postgresql.takeover import Neighbours
 from relayd.spool.postgresql.writes import SharedWrite
 from relayd.spool.sqlite.bridge import ThreadBridge
 from relayd.spool.sqlite.rows import outcome_text
@@ -244,6 +246,22 @@ class LeaseTests(Case):
         assert self.own(one) == []
         assert self.own(two) == idents
         self.accounted_for(one)
+
+    def test_who_saw_nobody_for_a_while_waits_for_a_whole_lease(self) -> None:
+        """The database was away, or we were: the others may be about to show a sign of life."""
+        self.sql("INSERT INTO node VALUES (7, 'gw7', 1, now())")
+        now = 0.0
+        neighbours = Neighbours(Lease(lambda: now))
+        session = DatabaseSession(self.where, "looking")
+        self.addCleanup(session.close)
+        for now in (0.0, 5.0, 100.0, 105.0, 110.0, 115.0, 120.0, 125.0, 130.0):
+            neighbours.look(session, 0)
+            assert [*neighbours.gone()] == [], now
+            assert neighbours.others == ("gw7",), now
+        now = 135.0
+        neighbours.look(session, 0)
+        assert [name for _, name, _ in neighbours.gone()] == ["gw7"]
+        assert neighbours.others == ()
 
     def test_an_outcome_of_a_node_that_wakes_too_late_changes_nothing(self) -> None:
         one, two = self.node("gw1"), self.node("gw2")
