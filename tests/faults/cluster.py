@@ -22,7 +22,7 @@ from tests.faults.stage import RETRY, RULES, Broken, Stage
 from tests.faults.tenure import Tenures, stale
 from tests.scenarios.harness import free_port, missing_peers
 
-LEASE = 3.0  # seconds where it is to pass, so that nobody waits for half a minute,
+LEASE = 4.0  # seconds where it is to pass, so that nobody waits for half a minute,
 USUAL = 30.0  # ... and where it is not
 GO_ON = 2 / 3  # of it: from then on a node that shows no sign of life sends nothing
 

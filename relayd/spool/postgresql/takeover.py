@@ -20,7 +20,7 @@ from relayd.spool.sqlite.rows import EndRow, outcome_text
 from relayd.spool.view import NEVER_ANSWERED
 
 TAKEN = 500  # messages in one step
-AWAY = 1 / 3  # of a lease without a look, after which one has heard nobody's silence
+AWAY = 1 / 2  # of a lease without a look, after which one has heard nobody's silence
 
 _UNANSWERED = outcome_text(UNANSWERED)
 _REMOVED = int(RecipientState.REMOVED)
