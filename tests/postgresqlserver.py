@@ -47,6 +47,7 @@ class PostgresqlServer:
         self._user: dict[str, Any] = {}
         if os.geteuid() == 0:  # which PostgreSQL refuses to be
             there = pwd.getpwnam("postgres")
+            self.data.parent.mkdir(exist_ok=True)
             for each in {self.folder, self.data.parent}:
                 os.chown(each, there.pw_uid, there.pw_gid)
             self._user = {"user": "postgres", "group": "postgres"}
