@@ -21,7 +21,8 @@ import psycopg
 
 from relayd.spool.postgresql import schema
 
-PROGRAMS = "/usr/lib/postgresql"  # Debian's, a folder for each version; they are in nobody's PATH
+# Debian's, a folder for each version, and the newest is taken; they are in nobody's PATH
+PROGRAMS = os.environ.get("RELAYD_POSTGRESQL", "/usr/lib/postgresql")
 PATIENCE = 60.0  # seconds
 SOCKET = ".s.PGSQL.5432"
 

@@ -27,7 +27,8 @@ class TallyTests(unittest.TestCase):
         return tally
 
     def count(self, tally: SharedTally, key: str = "ann", seconds: float = HOUR) -> int | None:
-        return self.bridge.wait(tally.count("few", key, seconds))
+        found: int | None = self.bridge.wait(tally.count("few", key, seconds))
+        return found
 
     def sql(self, text: str) -> None:
         with psycopg.connect(self.where, autocommit=True) as connection:

@@ -183,7 +183,12 @@ async def promote(row: Row, seed: int, short: bool) -> None:
         with ExitStack() as held, _database(waiting) as first:
             # the one that serves comes first; each keeps its place in the nodes' configuration
             servers = [first, PostgresqlServer(waiting, behind=first, name="b")]
-            held.callback(lambda: [each.stop() for each in servers])
+
+            def stop_all() -> None:
+                for each in servers:
+                    each.stop()
+
+            held.callback(stop_all)
             places = [stage.folder / "a", stage.folder / "b"]
             for place, server in zip(places, servers, strict=True):
                 place.symlink_to(server.folder)

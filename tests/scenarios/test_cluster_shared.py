@@ -124,8 +124,8 @@ class Shared(Scenario):
 
         clients = [threading.Thread(target=send, args=(n,), daemon=True) for n in range(2)]
         self.addCleanup(over.set)
-        for each in clients:
-            each.start()
+        for client in clients:
+            client.start()
         wait_until(lambda: len(taken) > 10, "a load")
         newer = self.room("newer")
         (newer / "sitecustomize.py").write_text(NEWER)
@@ -141,8 +141,8 @@ class Shared(Scenario):
         before = len(taken)
         wait_until(lambda: len(taken) > before + 5, "it goes on with all of them")
         over.set()
-        for each in clients:
-            each.join(60)
+        for client in clients:
+            client.join(60)
         self.assertEqual(refused, [])
         arrived = lambda: Counter(to for mail in self.sink.arrived for to in mail.recipients)  # noqa: E731
         wait_until(lambda: set(taken) <= set(arrived()), "all has arrived")
