@@ -21,7 +21,8 @@ import psycopg
 
 from relayd.spool.postgresql import schema
 
-PROGRAMS = "/usr/lib/postgresql"  # Debian's, a folder for each version; they are in nobody's PATH
+# Debian's, a folder for each version, and the newest is taken; they are in nobody's PATH
+PROGRAMS = os.environ.get("RELAYD_POSTGRESQL", "/usr/lib/postgresql")
 PATIENCE = 180.0  # seconds
 SOCKET = ".s.PGSQL.5432"
 
@@ -40,10 +41,14 @@ def _user() -> dict[str, Any]:
 
 def _folder(prefix: str) -> Path:
     made = Path(tempfile.mkdtemp(prefix=prefix))
+    _give(made)
+    return made
+
+
+def _give(folder: Path) -> None:
     if _user():
         there = pwd.getpwnam("postgres")
-        os.chown(made, there.pw_uid, there.pw_gid)
-    return made
+        os.chown(folder, there.pw_uid, there.pw_gid)
 
 
 def _run(*words: object) -> None:
@@ -56,19 +61,34 @@ def _empty() -> Path:
     folder = _folder("pg-empty-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     _run(_programs() / "initdb", "-D", folder / "data", "-A", "trust", "-U", "relayd", "-E", "UTF8",
-         "-N", "--locale=C")  # fmt: skip
+         "-N", "--locale=C", "--wal-segsize=1")  # fmt: skip
     return folder / "data"
 
 
 class PostgresqlServer:
     """Runs from its making until `stop`. It writes nothing to the disk before it has to."""
 
-    def __init__(self, *settings: str) -> None:
+    def __init__(
+        self,
+        *settings: str,
+        inside: Path | None = None,
+        behind: PostgresqlServer | None = None,
+        name: str = "",
+    ) -> None:
+        """`inside`: a folder for its data. `behind`: it follows that one, there known by `name`."""
         self.programs = _programs()
         self.folder = _folder("pg-")
-        self.data = self.folder / "data"
+        self.data = (inside or self.folder) / "data"
         self._settings = settings
-        _run("cp", "-a", _empty(), self.data)
+        if inside is not None:
+            inside.mkdir(exist_ok=True)
+            _give(inside)
+        if behind is None:
+            _run("cp", "-a", _empty(), self.data)
+        else:
+            primary = f"host={behind.folder} user=relayd application_name={name}"
+            _run(self.programs / "pg_basebackup", "-D", self.data, "-R", "-c", "fast",
+                 "--no-sync", "-d", primary)  # fmt: skip
         self.where = f"host={self.folder} user=relayd dbname=postgres"
         self.start()
 
@@ -103,6 +123,19 @@ class PostgresqlServer:
         self.process.send_signal(how)
         self.process.wait(PATIENCE)
 
+    def kill(self) -> None:
+        """SIGKILL for all of it at once, as when its machine has lost its power."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in (pid, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        self.process.wait(PATIENCE)
+
+    def promote(self) -> None:
+        """A standby takes the place of its primary."""
+        _run(self.programs / "pg_ctl", "promote", "-D", self.data)
+
     def stop(self) -> None:
         """End it for good."""
         if self.process.poll() is None:
@@ -131,7 +164,8 @@ def empty_spool(server: PostgresqlServer | None = None) -> str:
 class Wire:
     """Stands between a node and its database, and cuts the line at a COMMIT when told to.
 
-    While `flowing` is not set nothing passes, either way; it comes late.
+    While `flowing` is not set nothing passes, either way; while `up` is not, nothing to the
+    database, and while `down` is not, nothing from it. It comes late.
     """
 
     def __init__(self, folder: Path, server: PostgresqlServer) -> None:
@@ -139,7 +173,9 @@ class Wire:
         self.cut = ""  # "before": the next COMMIT does not arrive; "after": its answer does not
         self.cuts = 0
         self.flowing = threading.Event()
-        self.flowing.set()
+        self.up, self.down = threading.Event(), threading.Event()
+        for each in (self.flowing, self.up, self.down):
+            each.set()
         self._unheard: set[socket.socket] = set()
         self._behind = str(server.folder / SOCKET)
         self._listening = socket.socket(socket.AF_UNIX)
@@ -157,7 +193,12 @@ class Wire:
             while True:
                 near, _ = self._listening.accept()
                 far = socket.socket(socket.AF_UNIX)
-                far.connect(self._behind)
+                try:
+                    far.connect(self._behind)
+                except OSError:  # it is away
+                    near.close()
+                    far.close()
+                    continue
                 for way in ((near, far), (far, near)):
                     threading.Thread(target=self._pass, args=(*way, near), daemon=True).start()
 
@@ -177,6 +218,7 @@ class Wire:
                 elif source in self._unheard:  # the answer
                     break
                 self.flowing.wait()
+                (self.up if source is near else self.down).wait()
                 target.sendall(data)
         for each in (source, target):
             with contextlib.suppress(OSError):

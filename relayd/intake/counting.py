@@ -1,17 +1,18 @@
 """Limits: how much is taken of whom in a sliding window, counted over all workers.
 
 A recipient counts from the reply to its RCPT on, so that parallel sessions gain nothing; it is
-taken back where its message is not taken after all.
+taken back where its message is not taken after all. Of several nodes that share a spool what the
+spool has counted decides; while it does not say, what is known of it here.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from relayd.intake.limits import client_key
 from relayd.mail.address import Mailbox, ReversePath, fold_domain
@@ -20,6 +21,19 @@ from relayd.rules.language.model import Counted, LimitDef
 from relayd.shared.slidingcounts import ENDINGS, SlidingCounts
 
 FOLDER = "counts"  # below the spool
+
+
+class Everywhere(Protocol):
+    """What is counted, and seen first, in all nodes that share a spool; None: nobody can say."""
+
+    def count(self, name: str, key: str, seconds: float) -> Awaitable[int | None]:
+        """One more of this key in a window of so many seconds: how many there are with it."""
+
+    def give_back(self, name: str, key: str, times: int) -> None:
+        """What was counted did not happen, so often."""
+
+    def meet(self, client: str, errand: str, patience: float) -> Awaitable[bool | None]:
+        """What relayd.shared.firstsights says of it: whether it is too new."""
 
 
 class Limits:
@@ -33,6 +47,8 @@ class Limits:
         self._folder = folder
         self._clock = clock  # seconds since the epoch
         self._counts: dict[LimitDef, SlidingCounts] = {}
+        self.everywhere: Everywhere | None = None
+        self.forget_everywhere: Callable[[str, str], None] = lambda name, key: None
 
     def keep(self, limits: Mapping[str, LimitDef]) -> None:
         """These are in force; the others are asked no more."""
@@ -47,7 +63,19 @@ class Limits:
 
     def take_back(self, limit: LimitDef, key: str, slot: int, times: int) -> None:
         """What `take` has counted did not happen, so often."""
+        if self.everywhere is not None:
+            self.everywhere.give_back(name_of(limit), key, times)
         self._counts_of(limit).take_back(key, slot, times)
+
+    async def over_everywhere(
+        self, everywhere: Everywhere, limit: LimitDef, key: str, *, here: bool
+    ) -> bool:
+        """Whether what `take` has counted is too many in all nodes; `here`: what it said."""
+        count = await everywhere.count(name_of(limit), key, limit.seconds)
+        if count is None:
+            return here
+        self._counts_of(limit).know(key, count, self._clock())
+        return count > limit.most
 
     def over(self, limit: LimitDef, key: str) -> bool:
         """Whether one more would be one too many."""
@@ -59,11 +87,13 @@ class Limits:
 
     def forget(self, limit: LimitDef, text: str) -> bool:
         """Count anew from nothing; whether anything was counted."""
-        return self._counts_of(limit).forget(written_key(limit.per, text))
+        key = written_key(limit.per, text)
+        self.forget_everywhere(name_of(limit), key)
+        return self._counts_of(limit).forget(key)
 
     def remove_others(self, limits: Mapping[str, LimitDef]) -> None:
         """Files of limits that are no more."""
-        kept = {_file(each) + ending for each in limits.values() for ending in ENDINGS}
+        kept = {name_of(each) + ending for each in limits.values() for ending in ENDINGS}
         for path in self._folder.iterdir() if self._folder.is_dir() else ():
             if path.name not in kept:
                 path.unlink(missing_ok=True)
@@ -72,7 +102,7 @@ class Limits:
         counts = self._counts.get(limit)
         if counts is None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            counts = SlidingCounts(self._folder / _file(limit), limit.most, limit.seconds)
+            counts = SlidingCounts(self._folder / name_of(limit), limit.most, limit.seconds)
             self._counts[limit] = counts
         return counts
 
@@ -93,16 +123,18 @@ class Tally:
     before: Sequence[Receipt] = ()
     receipts: list[Receipt] = field(default_factory=list)
 
-    def over(self, limits: Limits, limit: LimitDef, key: str) -> bool:
-        """Count it, or (once) its message; whether it is one too many."""
+    def over(self, limits: Limits, limit: LimitDef, key: str) -> object:
+        """Count it, or (once) its message; whether it is one too many, or who will say so."""
         if limit.messages and any((each.limit, each.key) == (limit, key) for each in self.before):
             return False
         over, receipt = limits.take(limit, key)
         self.receipts.append(receipt)
-        return over
+        if limits.everywhere is None:
+            return over
+        return limits.over_everywhere(limits.everywhere, limit, key, here=over)
 
 
-def _file(limit: LimitDef) -> str:
+def name_of(limit: LimitDef) -> str:
     """What is the same of the same limit."""
     return f"{limit.name}.{limit.what}.{limit.per.value}.{limit.seconds:.0f}s"
 

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from relayd.authentication.spf import SpfResult
 from relayd.dns.answer import Answer, DnsError
 from relayd.dns.reverse import ReverseNames
-from relayd.intake.counting import Receipt, Tally, take_back
+from relayd.intake.counting import Everywhere, Receipt, Tally, take_back
 from relayd.intake.forecasting import Forecasting, Keys, SendingSide
 from relayd.intake.lookups import DnsList, Records, resolves, sender_policy
 from relayd.intake.recipientfacts import RecipientFacts
@@ -251,6 +251,11 @@ class Gatherer:
         if fact.known is Known.RECIPIENT:
             return self.ask_of_recipient(ruleset, fact, facts, None)
         return self.ask(ruleset, fact, facts.client, facts.sender)
+
+    def share(self, everywhere: Everywhere) -> None:
+        """What is counted of recipients counts in all nodes."""
+        if self._of_recipients is not None:
+            self._of_recipients.limits.everywhere = everywhere
 
     def apply(self, ruleset: Ruleset) -> None:
         """These rules are in force."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from relayd.intake.counting import FOLDER, Limits, Tally, key_of
+from relayd.intake.counting import FOLDER, Everywhere, Limits, Tally, key_of
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.nexthop import NextHop
@@ -67,12 +67,34 @@ class RecipientFacts:
                 return self._over(ruleset.limits[fact.of], facts, tally)
             case "first-seen":
                 sights = self._first_sights()
-                new = sights.seems_new if tally is None else sights.new
-                return new(*_errand(fact, facts, self._clock()))
+                errand = _errand(fact, facts, self._clock())
+                if tally is None:
+                    return sights.seems_new(*errand)
+                everywhere = self.limits.everywhere
+                if everywhere is None:
+                    return sights.new(*errand)
+                return self._new_everywhere(everywhere, sights, *errand)
             case _:
                 return self._unknown(ruleset, fact, facts)
 
-    def _over(self, limit: LimitDef, facts: Facts, tally: Tally | None) -> bool:
+    async def _new_everywhere(
+        self,
+        everywhere: Everywhere,
+        sights: FirstSights,
+        client: str,
+        errand: str,
+        now: float,
+        patience: float,
+    ) -> bool:
+        if sights.knows(client, now):
+            return False
+        new = await everywhere.meet(client, errand, patience)
+        here = sights.new(client, errand, now, patience)
+        if new is False:
+            sights.know(client, now)
+        return here if new is None else new
+
+    def _over(self, limit: LimitDef, facts: Facts, tally: Tally | None) -> object:
         key = key_of(limit.per, facts.client, facts.sender, facts.recipient)
         if not key:
             return False

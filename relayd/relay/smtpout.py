@@ -119,7 +119,12 @@ class Courier:
             key: Hashable = hop
             if self._protection is not None:
                 key = self._protection.key(hop, delivery)
-            while attempt.pending and not attempt.renewed and attempt.turned_away is None:
+            while (
+                attempt.pending
+                and not attempt.renewed
+                and attempt.turned_away is None
+                and attempt.withdrawals == self._withdrawals  # or each would be given back unused
+            ):
                 connection = self._pool.take(key, attempt.asked)
                 if connection is None:
                     break

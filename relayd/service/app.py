@@ -93,6 +93,7 @@ from relayd.service.tableorders import live_directories_of, snapshot_orders
 from relayd.service.watch import ConfigurationWatch
 from relayd.spool.disk.lock import Lock
 from relayd.spool.errors import SpoolError, SpoolLocked
+from relayd.spool.postgresql.tally import forget_in
 from relayd.tls.dates import CertificateDates
 
 if TYPE_CHECKING:
@@ -466,7 +467,20 @@ class Relayd(MultiService):
 
     def _limits(self) -> LimitsDesk:
         limits = Limits(self._settings.spool / FOLDER, time.time)
+        if database := self._settings.place.database:
+            limits.forget_everywhere = lambda name, key: self._reactor.callInThread(
+                self._forget, database, name, key
+            )
         return LimitsDesk(limits, lambda: self._configuration.settings, self._log)
+
+    def _forget(self, database: str, name: str, key: str) -> None:
+        try:
+            forget_in(database, name, key)
+        except SpoolError as error:
+            why = error.reason
+            self._reactor.callFromThread(
+                lambda: self._log.trouble("not forgotten in all nodes", key=key, why=why)
+            )
 
     def _backscatter(self) -> BackscatterDesk:
         kept = KeptReports(self._settings.spool)

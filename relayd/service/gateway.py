@@ -388,6 +388,7 @@ class Gateway(Service):
             self._taking = AwayStore(shared[0].spool, self._local.spool, log)
         if isinstance(shared[0].spool, PostgresqlSpool):
             self.suspensions.share(shared[0].spool)
+            self._gatherer.share(shared[0].spool.tally)
         if counting is not None:
             # of the others, which are only emptied, another thread would add to the same figures
             self.shards[0].spool.hear_of_commits(counting.committed)

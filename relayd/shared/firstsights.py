@@ -58,6 +58,14 @@ class FirstSights:
         self._known.change(client, now, lambda _: _MOMENT.pack(now))
         return False
 
+    def knows(self, client: str, now: float) -> bool:
+        """Whether the client has come back before; it is noted that he is here."""
+        return self._knows(client, now, note=True)
+
+    def know(self, client: str, now: float) -> None:
+        """The client has come back, to somebody else."""
+        self._known.change(client, now, lambda _: _MOMENT.pack(now))
+
     def seems_new(self, client: str, errand: str, now: float, patience: float) -> bool:
         """What `new` would say; nothing is noted."""
         if self._knows(client, now, note=False):

@@ -53,11 +53,28 @@ class SlidingCounts:
             return self._row.pack(slot, *cells)
 
         self._counts.change(key, now, edit)
+        self._name(key, count, now)
+        return count, slot
+
+    def know(self, key: str, count: int, now: float) -> None:
+        """There are so many in all: others have counted, too."""
+
+        def edit(row: bytes | None) -> bytes | None:
+            slot, cells = self._at(row, now)
+            more = count - sum(cells)
+            if more <= 0:
+                return None
+            cells[slot % CELLS] = min(cells[slot % CELLS] + more, self._full)
+            return self._row.pack(slot, *cells)
+
+        self._counts.change(key, now, edit)
+        self._name(key, count, now)
+
+    def _name(self, key: str, count: int, now: float) -> None:
         if count >= NEAR * self._most:
             text = key.encode("utf-8", "surrogatepass")[:_NAME]
             name = bytes([len(text)]) + text.ljust(_NAME, b"\0")
             self._names.change(key, now, lambda _: name)
-        return count, slot
 
     def take_back(self, key: str, slot: int, times: int = 1) -> None:
         """What `add` has counted did not happen, so often."""

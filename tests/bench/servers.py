@@ -24,6 +24,7 @@ from tests.scenarios.harness import (
     CHECKOUT,
     Process,
     free_port,
+    missing_peer,
     owner,
     port_is_open,
     program,
@@ -116,7 +117,7 @@ class Relayd(Server):
             "\n".join(
                 [
                     "hostname gw.example.net",
-                    f"spool {self.folder / 'spool'}",
+                    f"spool {self._spool()}",
                     f"control {self.folder / 'control'}",
                     f"listen 127.0.0.1:{self.port}{' tls implicit' if self.job.tls else ''}",
                     f"workers {self.workers}",
@@ -149,6 +150,9 @@ class Relayd(Server):
         # the master's sockets are open before its workers serve them
         ready = max(self.workers, 1) if self.workers > 1 else 0
         wait_until(lambda: self._all().count("worker ready") >= ready, self.log())
+
+    def _spool(self) -> str:
+        return str(self.folder / "spool")
 
     @property
     def _tls(self) -> str:
@@ -189,6 +193,46 @@ class Relayd2(Relayd):
 
     name = "relayd-2"
     workers = 2
+
+
+class RelaydPostgresql(Relayd):
+    """relayd with one worker whose mail is in a PostgreSQL of its own: the CPU is that of both."""
+
+    name = "relayd-postgresql"
+
+    @classmethod
+    def missing(cls) -> str:
+        """PostgreSQL and its driver."""
+        return missing_peer("postgresql")
+
+    def _spool(self) -> str:
+        return f'postgresql "{self._database.where}" folder {self.folder / "spool"}'
+
+    def start(self) -> None:
+        """The database first, as Debian configures it, its data where the folder would be."""
+        from tests.postgresqlserver import PostgresqlServer, empty_spool
+
+        as_debian = ("fsync=on", "shared_buffers=128MB", "max_connections=100")
+        self._database = PostgresqlServer(*as_debian, inside=self.folder / "database")
+        empty_spool(self._database)
+        super().start()
+        self.roots.append(self._database.process.pid)
+
+    def stop(self) -> None:
+        """Both; what a message took of the database is told first."""
+        import psycopg
+
+        with psycopg.connect(self._database.where) as connection:
+            row = connection.execute(
+                """SELECT xact_commit, (SELECT sum(n_tup_upd) FROM pg_stat_user_tables
+                    WHERE relname IN ('message', 'recipient')) FROM pg_stat_database
+                WHERE datname = 'postgres'"""
+            ).fetchone()
+        print(
+            f"    {row[0] if row else 0} COMMITs, {row[1] if row else 0} rows updated", flush=True
+        )
+        super().stop()
+        self._database.stop()
 
 
 def beside(checkout: Path) -> list[type[Server]]:
@@ -466,7 +510,8 @@ begin retry
 
 
 SERVERS: dict[str, type[Server]] = {
-    each.name: each for each in (Nothing, Postfix, Relayd, Relayd2, OpenSmtpd, Exim)
+    each.name: each
+    for each in (Nothing, Postfix, Relayd, Relayd2, RelaydPostgresql, OpenSmtpd, Exim)
 }
 
 

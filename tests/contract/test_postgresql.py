@@ -19,10 +19,12 @@ from relayd.mail.ident import shard_of
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import UNANSWERED
 from relayd.spool.errors import SpoolError, SpoolLocked
+from relayd.spool.lease import Lease
 from relayd.spool.postgresql import schema
 from relayd.spool.postgresql.batch import SharedBatch
 from relayd.spool.postgresql.session import DatabaseSession
 from relayd.spool.postgresql.store import PostgresqlSpool
+from relayd.spool.postgresql.takeover import _NODES, Neighbours
 from relayd.spool.postgresql.writes import SharedWrite
 from relayd.spool.sqlite.bridge import ThreadBridge
 from relayd.spool.sqlite.rows import outcome_text
@@ -151,6 +153,15 @@ class SchemaTests(Case):
         self.put(spool)
         assert self.bridge.wait(spool.cluster())["database"]["spool_version"] == schema.VERSION
 
+    def test_the_server_compiles_nothing_of_what_it_is_asked(self) -> None:
+        """What it thinks of as dear is done in a millisecond, and took 100 to compile."""
+        spool = self.node()
+        session = spool._session("x")()
+        self.addCleanup(session.close)
+        assert session.ask("SHOW jit").fetchone() == ("off",)
+        found = session.ask(f"EXPLAIN {_NODES}", (1,)).fetchall()
+        assert not [line for (line,) in found if "JIT" in line]
+
     def test_without_the_driver_it_says_what_to_install(self) -> None:
         spool = PostgresqlSpool(self.where, self.bridge, node="gw1")
         without = patch.dict("sys.modules", {"psycopg": None})
@@ -258,6 +269,22 @@ class LeaseTests(Case):
         assert self.own(one) == []
         assert self.own(two) == idents
         self.accounted_for(one)
+
+    def test_who_saw_nobody_for_a_while_waits_for_a_whole_lease(self) -> None:
+        """The database was away, or we were: the others may be about to show a sign of life."""
+        self.sql("INSERT INTO node VALUES (7, 'gw7', 1, now())")
+        now = 0.0
+        neighbours = Neighbours(Lease(lambda: now))
+        session = DatabaseSession(self.where, "looking")
+        self.addCleanup(session.close)
+        for now in (0.0, 5.0, 20.0, 100.0, 105.0, 110.0, 115.0, 120.0, 125.0, 130.0):
+            neighbours.look(session, 0)
+            assert [*neighbours.gone()] == [], now
+            assert neighbours.others == ("gw7",), now
+        now = 135.0
+        neighbours.look(session, 0)
+        assert [name for _, name, _ in neighbours.gone()] == ["gw7"]
+        assert neighbours.others == ()
 
     def test_an_outcome_of_a_node_that_wakes_too_late_changes_nothing(self) -> None:
         one, two = self.node("gw1"), self.node("gw2")

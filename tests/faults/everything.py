@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from tests.faults import kills, hands, disks, crowds, memory, hostile, doors, links, hops, names
 from tests.faults import throttles, bounces, beside, pests, dropfolder, unread, checks, cutthrough
+from tests.faults import gateways
 from tests.faults.run import FAULTS, run
 
 __all__ = [
     "FAULTS", "beside", "bounces", "checks", "crowds", "cutthrough", "disks", "doors",
-    "dropfolder", "hands", "hops", "hostile", "kills", "links", "memory", "names", "pests", "run",
-    "throttles", "unread",
+    "dropfolder", "gateways", "hands", "hops", "hostile", "kills", "links", "memory", "names",
+    "pests", "run", "throttles", "unread",
 ]  # fmt: skip

@@ -145,6 +145,7 @@ class Injector:
             "sent",
             name=letter.name,
             digest=letter.digest,
+            via=self._door.name,
             accepted=letter.owed(accepted),
             refused=[mailbox for mailbox, code in replies if code != 250],
         )
@@ -161,6 +162,7 @@ class Door:
     host: Host | None = None
     tls: ssl.SSLContext | None = None
     login: str = ""  # and the password: "alice:secret"
+    name: str = ""  # of several gateways, this one's
 
     async def enter(self) -> Peer:
         """A session that may begin a transaction; raises RefusedError, OSError, EOFError."""

@@ -18,12 +18,15 @@ Entry = dict[str, Any]
 class Journal:
     """Append-only. The kinds of entries:
 
-    sent     name, digest, accepted and refused recipients; written before the final dot leaves
+    sent     name, digest, accepted and refused recipients, by way of which gateway; written before
+             the final dot leaves
     answered name, code: the reply to the final dot
-    arrived  what the sink took: name, digest, recipients, session, whether it could say 250
+    arrived  what the sink took: name, digest, recipients, session, by whom it was sent, whether
+             it could say 250
     report   the same for a report: its octets as latin-1 text
     cut      a session that ended without QUIT
-    fault    what is being done to relayd
+    fault    what is being done to relayd, or to one node
+    ousted   a node has lost its mail to others, of the time before `since`
     filter   name, mood: what is being done to a filter; no mood: it is well again
     clean    name: what a scanner has found nothing in; written before it says so
     released what was held is let go from here on

@@ -13,7 +13,7 @@ from tests.faults.letters import kind_of
 
 IN_FLIGHT = 5.0  # seconds that an outcome may take from the sink's 250 to relayd's disk
 RECORDING = 0.1  # ... and takes while nothing is broken
-_OF_FILTERS = ("filter", "clean", "released")  # judged by words.py
+_OF_OTHERS = ("filter", "clean", "released", "ousted")  # judged by words.py and tenure.py
 
 
 @dataclass
@@ -52,11 +52,14 @@ class _Sent:
 
 
 @dataclass
-class _Arrival:
+class Arrival:
+    """Of a recipient."""
+
     at: float
     session: int
     said: bool
     digest: str
+    by: str
 
 
 class Oracle:
@@ -72,12 +75,12 @@ class Oracle:
         self._reports_are_exact = reports_are_exact  # only "no" recipients fail for good
         self._in_flight = in_flight
         self._sent: dict[str, _Sent] = {}
-        self._arrivals: dict[str, list[_Arrival]] = defaultdict(list)
-        self._reports: dict[str, dict[str, list[_Arrival]]] = defaultdict(lambda: defaultdict(list))
+        self._arrivals: dict[str, list[Arrival]] = defaultdict(list)
+        self._reports: dict[str, dict[str, list[Arrival]]] = defaultdict(lambda: defaultdict(list))
         self._faults: list[float] = []
         self._cuts: dict[int, float] = {}
         for entry in entries:
-            if entry["kind"] not in _OF_FILTERS:
+            if entry["kind"] not in _OF_OTHERS:
                 getattr(self, f"_{entry['kind']}_entry")(entry)
 
     def _sent_entry(self, entry: Entry) -> None:
@@ -135,14 +138,14 @@ class Oracle:
                 self._count(mailbox, came, verdict)
         verdict.unanswered += arrived and letter.code == 0
 
-    def _count(self, mailbox: str, came: list[_Arrival], verdict: Verdict) -> None:
+    def _count(self, mailbox: str, came: list[Arrival], verdict: Verdict) -> None:
         for earlier in came[:-1]:
-            if self._excused(earlier):
+            if self.excused(earlier):
                 verdict.duplicates += 1
             else:
                 verdict.twice.append(mailbox)
 
-    def _excused(self, arrival: _Arrival) -> bool:
+    def excused(self, arrival: Arrival) -> bool:
         """Whether relayd could not know of it: a duplicate that promise 2 allows."""
         if not arrival.said:
             return True
@@ -155,8 +158,8 @@ class Oracle:
         )
 
 
-def _arrival(entry: Entry, digest: str) -> _Arrival:
-    return _Arrival(entry["at"], entry["session"], entry["said"], digest)
+def _arrival(entry: Entry, digest: str) -> Arrival:
+    return Arrival(entry["at"], entry["session"], entry["said"], digest, entry.get("by", ""))
 
 
 def failures(text: str) -> tuple[str, list[str]]:

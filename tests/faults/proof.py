@@ -6,7 +6,7 @@ import os
 import unittest
 from typing import NoReturn
 
-from tests.faults import cable, disk, shim
+from tests.faults import cable, cluster, disk, shim
 from tests.support import Timed
 
 
@@ -27,6 +27,11 @@ class Proof(Timed):
         """Network namespaces and TUN devices."""
         if cable.missing():
             self.lack(cable.missing())
+
+    def need_cluster(self) -> None:
+        """PostgreSQL."""
+        if cluster.missing():
+            self.lack(cluster.missing())
 
     def lack(self, what: str) -> NoReturn:
         """Skip; fail where nothing may be skipped."""

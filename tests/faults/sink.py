@@ -11,6 +11,7 @@ import contextlib
 import re
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable
 from socket import SO_LINGER, SOL_SOCKET
 
@@ -52,6 +53,7 @@ class Sink:
         self.mood = mood or Mood()
         self.read: Callable[[bytes], Entry | None] = letter_of
         self.taken = 0  # messages
+        self.sent: Counter[str] = Counter()  # recipients, by who sent to them
         self.sessions: dict[int, Session] = {}
         self.attempts: dict[str, int] = {}  # at "late" recipients
         self.host = "127.0.0.1"  # its address
@@ -84,9 +86,9 @@ class Sink:
             task.cancel()
         await asyncio.sleep(0)
 
-    def fault(self, what: str) -> None:
-        """relayd is being broken now: what is in flight may come twice."""
-        self.journal.write("fault", what=what)
+    def fault(self, what: str, node: str = "") -> None:
+        """relayd is being broken now, or that node: what is in flight may come twice."""
+        self.journal.write("fault", what=what, node=node)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._count += 1
@@ -120,6 +122,7 @@ class Session:
         self.number = number
         self.reader = reader
         self.writer = writer
+        self.client = ""  # as it says who it is
         self.recipients: list[str] = []
         self.open = False  # MAIL was taken
         self.null = False  # the reverse-path: so it is a report
@@ -144,6 +147,7 @@ class Session:
             verb = line[:4].upper().strip()
             if verb in (b"EHLO", b"HELO", b"LHLO"):
                 self.recipients = []
+                self.client = line[5:].strip().decode("latin-1")
                 await self._answer(
                     "hello", b"250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 DSN\r\n"
                 )
@@ -208,13 +212,19 @@ class Session:
     def take(self, *, said: bool = True) -> None:
         """Write down what came; `said`: and relayd is going to hear so."""
         found = self.sink.read(self.content)
-        facts = {"session": self.number, "recipients": self.recipients, "said": said}
+        facts = {
+            "session": self.number,
+            "by": self.client,
+            "recipients": self.recipients,
+            "said": said,
+        }
         journal = self.sink.journal
         if self.null or found is None:
             journal.write("report", text=self.content.decode("latin-1"), **facts)
         else:
             journal.write("arrived", **found, **facts)
         self.sink.taken += 1
+        self.sink.sent[self.client] += len(self.recipients)
 
 
 def letter_of(content: bytes) -> Entry | None:

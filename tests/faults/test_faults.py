@@ -12,7 +12,9 @@ NEED_DISK = (
     "power cut, two workers",
     "disk full, then freed",
     "inodes gone, then freed",
+    "disk full at a cluster's database",
 )
+NEED_CLUSTER = ("cluster", "nodes", "primary", "COMMIT")
 NEED_CABLE = ("packets", "links")
 LONG_FORM_ONLY = ("memory missing for a moment",)  # thousands of places, a few in each run
 NEED_SHIM = ("EIO", "ENOSPC", "EROFS", "clock")
@@ -28,6 +30,8 @@ class Faults(Proof):
             self.need_shim()
         if any(word in name for word in NEED_CABLE):
             self.need_cable()
+        if any(word in name for word in NEED_CLUSTER):
+            self.need_cluster()
         row = asyncio.run(run(name, 1, short=True))
         self.assertEqual(row.complaints, [], row)
         self.assertEqual(row.lost, 0, row)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Link: TypeAlias = "Connection[tuple[Any, ...]]"
 
-VERSION = 2
+VERSION = 3
 BESIDE = VERSION - 1  # the oldest relayd, by its version, that goes on beside these tables
 LOCKS = 0x72656C61  # our advisory locks: with the number of a node, whose writer holds it,
 WHOLE = -1  # ... or with this one, while the tables are made
@@ -130,7 +130,24 @@ LATER: dict[int, tuple[str, ...]] = {
         "ALTER TABLE node ADD COLUMN written_by text",  # the version of its relayd
         "ALTER TABLE node ADD COLUMN rules text",  # the hash of its rule set,
         "ALTER TABLE node ADD COLUMN rules_since timestamptz",  # ... and for how long
-    )
+    ),
+    3: (
+        # what the limits of rules have counted, in cells of their windows (see spool.tally)
+        f"""CREATE TABLE counted(
+            name text COLLATE "C" NOT NULL,
+            key text COLLATE "C" NOT NULL,
+            cell bigint NOT NULL,
+            count integer NOT NULL,
+            ends double precision NOT NULL,     -- when it counts no more
+            PRIMARY KEY (name, key, cell)) {_BUSY[:-1]}, fillfactor = 50)""",
+        "CREATE INDEX counted_ends ON counted(ends)",
+        # clients that were seen first, and those that are known to come back
+        f"""CREATE TABLE sight(
+            key text COLLATE "C" PRIMARY KEY,
+            at double precision NOT NULL,
+            ends double precision NOT NULL) {_BUSY}""",
+        "CREATE INDEX sight_ends ON sight(ends)",
+    ),
 }
 _PATIENCE = 2  # seconds for which an upgrade waits for others' locks, and they behind it
 _TRIES = 30

@@ -25,7 +25,8 @@ SILENCE = 15  # seconds without an answer after which a connection counts as los
 
 # Warnings are heard whatever the role is set to (see commit).
 # A node that has lost its power is soon known to be gone. Plans do not depend on what the server
-# believes about tables that are empty now, and long a minute later.
+# believes about tables that are empty now, and long a minute later; what it then thinks costs a lot
+# it must not compile, which takes a hundred times as long as to do it.
 _SETTINGS = """
     SET search_path TO relayd;
     SET client_encoding TO UTF8;
@@ -33,6 +34,7 @@ _SETTINGS = """
     SET tcp_keepalives_idle TO 15;
     SET tcp_keepalives_interval TO 3;
     SET tcp_keepalives_count TO 3;
+    SET jit TO off;
     SET enable_seqscan TO off;
     SET enable_hashjoin TO off;
     SET enable_mergejoin TO off"""

@@ -25,6 +25,7 @@ from relayd.spool.postgresql.node import last_ident
 from relayd.spool.postgresql.reader import Question, SharedReader
 from relayd.spool.postgresql.session import DatabaseSession, trouble_of
 from relayd.spool.postgresql.takeover import Neighbours, TakeOver
+from relayd.spool.postgresql.tally import SharedTally
 from relayd.spool.postgresql.writer import SharedWriter
 from relayd.spool.postgresql.writes import (
     Beat,
@@ -116,6 +117,7 @@ class PostgresqlSpool(ThreadedStore):
             self._session("writer"), node, bridge, self, clock=clock, lease=self.lease
         )
         self.expect = self._writer.company.expect
+        self.tally = SharedTally(self._session("tally"), bridge, well=lambda: self.healthy)
 
     def _session(self, part: str, *, read_only: bool = False) -> Callable[[], DatabaseSession]:
         name = f"relayd {self._node} {part}"
@@ -198,6 +200,7 @@ class PostgresqlSpool(ThreadedStore):
             self._syncer.stop()
             self._writer.stop()
             self._upload.close()
+            self.tally.stop()
             shutil.rmtree(self._folder, ignore_errors=True)
             self._bridge.call(promise.callback, None)
 

@@ -1,7 +1,9 @@
 """Mail of nodes that are gone goes to those that are there: in steps, each of them fenced.
 
 Whether a node is gone is told by no clock but one's own: its last sign of life is the same for a
-whole lease, however the clocks of machines are set; or it has left in order, and said so.
+whole lease, however the clocks of machines are set; or it has left in order, and said so. While the
+database is away nobody can show one, and whoever is back first must not take the others for gone:
+silence counts only while one looks.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from relayd.spool.steps import NOBODY_ANSWERED, SCANNED
 from relayd.spool.view import NEVER_ANSWERED
 
 TAKEN = 500  # messages in one step
+AWAY = 1 / 2  # of a lease without a look, after which one has heard nobody's silence
 
 _REMOVED = int(RecipientState.REMOVED)
 _NODES = """
@@ -42,6 +45,7 @@ class Neighbours:
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
+        self._looked = float("-inf")
         self._seen: dict[int, tuple[str, float]] = {}  # the sign of life, and since when
         self._emptied: dict[int, str] = {}  # after which sign of life all was taken over
         self._gone: list[tuple[int, str, str]] = []
@@ -51,6 +55,9 @@ class Neighbours:
         """What the database has of them now."""
         found = session.ask(_NODES, (ours,)).fetchall()
         now = self._lease.now()
+        if now - self._looked > AWAY * self._lease.seconds:
+            self._seen = {number: (beat, now) for number, (beat, _) in self._seen.items()}
+        self._looked = now
         self._gone = []
         alive = []
         for number, name, beat, left, waiting in found:

@@ -6,6 +6,7 @@ import email
 import itertools
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -618,6 +619,31 @@ class Reuse(CourierCase):
         self.assertIsNone(kept.take(HOP))
         other.quit()
         self.assertEqual((kept._shelves, kept._shelf_of), ({}, {}))
+
+    async def test_what_is_withdrawn_is_not_offered_to_those_that_are_idle(self) -> None:
+        """Each would be given back unused, and taken again, for ever."""
+        answering = threading.Event()
+        answering.set()
+
+        def script(asked: Asked) -> str | None:
+            if asked.stage == "mail":
+                answering.wait(30)
+            return None
+
+        self.sink(script)
+        self.addCleanup(answering.set)
+        for each in [self.deliver(a_delivery()) for _ in range(2)]:
+            await each
+        self.assertEqual(self.courier.connections, 2)
+        answering.clear()
+        under_way = self.deliver(a_delivery())
+        await pause(0.05)
+        self.courier.withdraw()
+        (outcome,) = await under_way
+        self.assertEqual(outcome.reply.code, 451)
+        while self.courier.connections > 1:
+            await pause(0.01)
+        self.assertEqual(len(self.courier._pool._idle), 1)
 
     async def test_not_more_idle_connections_than_allowed(self) -> None:
         self.courier = self.a_courier(limits=RelayLimits(idle_connections=2))
