@@ -22,6 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -271,6 +272,7 @@ class Relayd(MultiService):
             lambda: self._configuration.settings,
             lambda: self._reload(by_itself=True),
             log,
+            lambda look: deferToThreadPool(reactor, reactor.getThreadPool(), look),
         )
         self._refresher = Refresher(reactor, log, time.time)
         self._lock = Lock(settings.spool / "lock")
