@@ -68,8 +68,10 @@ class ConfigurationWatch:
     def start(self) -> None:
         """From now on."""
         self._running = True
-        self._known = self._last = self._looker()()  # nobody is being served yet
-        self._later()
+        if self._settings().watch:
+            self._look(self._begun)
+        else:
+            self._later()
 
     def stop(self) -> None:
         """No more."""
@@ -98,6 +100,10 @@ class ConfigurationWatch:
         """Look, and go on; whatever is wrong, there is a next time."""
         looked = self._aside(self._looker()).addCallback(then)
         looked.addErrback(self._failed)
+
+    def _begun(self, now: Look) -> None:
+        self._known = self._last = now
+        self._later()
 
     def _failed(self, why: Failure) -> None:
         self._log.trouble("watch", why=why.getErrorMessage())

@@ -139,6 +139,14 @@ class WatchTest(TestCase):
         self.answer.callback("")
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_off_looks_at_nothing_at_the_start_either(self) -> None:
+        self.watch.stop()
+        self.settings = replace(self.settings, watch=0.0)
+        self.asked = Deferred().addCallback(lambda _: self.fail("it has looked"))
+        self.watch.start()
+        self.assertTrue(self.clock.getDelayedCalls())
+        self.looks(10)
+
     def test_off_reads_nothing(self) -> None:
         self.settings = replace(self.settings, watch=0.0)
         self.write("rules.d/ours", "example.com\nexample.org\n")
