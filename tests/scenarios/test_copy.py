@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.ports import free_port
-from tests.scenarios.filterpeers import Milter, recipient, sender
+from tests.scenarios.filterpeers import Milter, Policy, recipient, sender
 from tests.scenarios.harness import Relayd, Scenario, wait_until
 from tests.sink import EXTENSIONS, Arrived, Asked, Sink
 
@@ -246,6 +246,17 @@ class SiblingsTest(CopyCase):
         self.assertEqual(self.send(relay, INFO)[0] // 100, 5)
         relay.wait_empty()
         self.assertEqual((self.journal.arrived, self.main.arrived), ([], []))
+
+    def test_what_a_policy_service_redirects_is_copied_as_it_was_sent(self) -> None:
+        policy = Policy(self, lambda asked: "REDIRECT boss@example.com")
+        relay = self.gateway(
+            f"policy p {policy.where}\nask p\ncopy to {INFO} to {ARCHIVE} via journal"
+        )
+        self.assertEqual(self.send(relay, INFO)[0], 250)
+        self.assertEqual((self.copy().recipients, self.copy().sender), ((ARCHIVE,), ANN))
+        relay.wait_empty()
+        self.assertEqual([each.recipients for each in self.main.arrived], [(BOSS,)])
+        self.assertEqual(len(self.journal.arrived), 1)
 
     def test_an_archive_whose_own_mail_is_held_gets_its_copies(self) -> None:
         """`hold` is about who is written to; a copy to the archive is written to by nobody."""
