@@ -191,7 +191,7 @@ class _Reader:
             first = self._domains.setdefault(domain, name)
             if first != name:
                 raise AddressError(f"{_plain(first)} is about {domain} already")
-            octets = self._octets(include, name)
+            octets = self._octets(include, name, seen)
             if good and known is not None and known.part is not None and octets == known.octets:
                 return replace(known, seen=_settled(seen), problems=())
             part, problems = self._compiled(include, domain, octets, source)
@@ -211,9 +211,9 @@ class _Reader:
         octets = instead if part else None
         return ScopedFile(include, path, source.name, None, octets, part, tuple(problems))
 
-    def _octets(self, include: ScopedInclude, path: str) -> bytes:
-        """What stands in it; raises OSError."""
-        if os.path.islink(path):  # noqa: PTH114 - of thousands
+    def _octets(self, include: ScopedInclude, path: str, seen: object) -> bytes:
+        """What stands in it; raises OSError. `seen`: None of a link."""
+        if seen is None and os.path.islink(path):  # noqa: PTH114 - of thousands
             real = os.path.realpath(path)
             if not real.startswith(os.path.realpath(include.folder) + os.sep):
                 raise OSError(0, "it is a link that leads out of the folder")
