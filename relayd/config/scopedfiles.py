@@ -73,6 +73,7 @@ class ScopedFile:
 
     include: ScopedInclude
     path: Path
+    name: str  # that its rules go by
     seen: object  # how it looked on disk; None: it is to be read again
     octets: bytes | None  # in force; None: nothing of it is
     part: CustomerRules | None
@@ -102,10 +103,7 @@ class ScopedFiles:
     @property
     def sources(self) -> dict[str, Path]:
         """The files by the names that their rules go by."""
-        return {
-            _plain(short_name(each.path, self.main.folder)): each.path
-            for each in self.files.values()
-        }
+        return {each.name: each.path for each in self.files.values()}
 
     def drafted(self, draft: str | None) -> list[Problem]:
         """What is wrong with the one that somebody is writing."""
@@ -194,28 +192,29 @@ class _Reader:
             first = self._domains.setdefault(domain, name)
             if first != name:
                 raise AddressError(f"{_plain(first)} is about {domain} already")
-            octets = self._octets(include, name)
+            octets = self._octets(include, name, seen)
             if good and known is not None and known.part is not None and octets == known.octets:
                 return replace(known, seen=_settled(seen), problems=())
             part, problems = self._compiled(include, domain, octets, source)
         except AddressError as error:
             part, problems = None, [Problem(Place(source, 1), _plain(str(error)), _EXPECTED)]
-            return ScopedFile(include, path, None, None, part, tuple(problems))
+            return ScopedFile(include, path, source.name, None, None, part, tuple(problems))
         except OSError as error:
             what = f"cannot read {shown}: {error.strerror or error}"
             part, problems = None, [Problem(Place(source, 1), what, "expected a file of rules")]
         if part is not None:
-            return ScopedFile(include, path, _settled(seen), octets, part, ())
+            return ScopedFile(include, path, source.name, _settled(seen), octets, part, ())
         if good and known is not None and known.part is not None:
             return replace(known, seen=None, problems=tuple(problems))
         instead = known.octets if known is not None else self._last_good(path)
         if instead is not None and instead != octets:
             part, _ = self._compiled(include, domain, instead, source)
-        return ScopedFile(include, path, None, instead if part else None, part, tuple(problems))
+        octets = instead if part else None
+        return ScopedFile(include, path, source.name, None, octets, part, tuple(problems))
 
-    def _octets(self, include: ScopedInclude, path: str) -> bytes:
-        """What stands in it; raises OSError."""
-        if os.path.islink(path):  # noqa: PTH114 - of thousands
+    def _octets(self, include: ScopedInclude, path: str, seen: object) -> bytes:
+        """What stands in it; raises OSError. `seen`: None of a link."""
+        if seen is None and os.path.islink(path):  # noqa: PTH114 - of thousands
             real = os.path.realpath(path)
             if not real.startswith(os.path.realpath(include.folder) + os.sep):
                 raise OSError(0, "it is a link that leads out of the folder")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from relayd.intake.transaction import Addressee, Identity, ReceivedTransaction, identity
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.plan import Plan, Step, Verdict
-from relayd.rules.evaluate import Facts, plan_own
+from relayd.rules.evaluate import Facts, copies_from, plan_own
 from relayd.rules.fact import Fact
 from relayd.rules.ruleset import Ruleset
 
@@ -71,11 +71,12 @@ def wanted_plans(
             fresh = _planned(transaction, addressee.original, told)
             if fresh is None:
                 return None
-            plan = replace(
-                plan,
-                destinations=fresh.destinations,
-                bcc=tuple(replace(each, reverse_path=wanted.sender) for each in plan.bcc),
-            )
+            plan = replace(plan, destinations=fresh.destinations)
+        if not isinstance(wanted.sender, str) and plan.bcc:  # of what is discarded as well
+            copies = copies_from(ruleset, _facts(transaction, addressee.original, told), plan.bcc)
+            if copies is None:
+                return None
+            plan = replace(plan, bcc=copies)
         if named in wanted.thrown_away:
             step = done(ruleset, "discard", wanted.thrown_away[named])
             trail = (*plan.trail, step)
@@ -104,7 +105,12 @@ def _planned(
     transaction: ReceivedTransaction, mailbox: Mailbox, told: Mapping[Fact, object]
 ) -> Plan | None:
     """Where mail goes that no rule needs to let in; None: that is not known now."""
-    path = transaction.envelope.reverse_path
-    facts = Facts(transaction.client, path, mailbox, transaction.started, told)
-    plan = plan_own(transaction.ruleset, facts)
+    plan = plan_own(transaction.ruleset, _facts(transaction, mailbox, told))
     return None if plan.verdict is Verdict.REFUSE else plan
+
+
+def _facts(
+    transaction: ReceivedTransaction, mailbox: Mailbox, told: Mapping[Fact, object]
+) -> Facts:
+    path = transaction.envelope.reverse_path
+    return Facts(transaction.client, path, mailbox, transaction.started, told)

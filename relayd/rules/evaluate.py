@@ -193,6 +193,26 @@ def plan_copy(ruleset: Ruleset, facts: Facts) -> str | None:
     return None
 
 
+def copies_from(
+    ruleset: Ruleset, facts: Facts, copies: Sequence[Destination]
+) -> tuple[Destination, ...] | None:
+    """The copies of this recipient's mail, from another sender than they were planned for.
+
+    None: whom they are from is not known now.
+    """
+    sender = None if facts.sender is None else sender_subject(facts.sender)
+    view = View(facts.client, sender, Subject(facts.recipient, ruleset.subaddress), facts.gathered)
+    given = view.recipient.key
+    try:
+        _rewrite(ruleset, view, [])
+        return tuple(
+            but(each, reverse_path=_path_of_copy(ruleset, view, subject, given, facts.now))
+            for each, subject in ((one, Subject(one.mailbox, "")) for one in copies)
+        )
+    except (Unknown, NoMailbox):
+        return None
+
+
 def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[AdmissionRule] | None) -> Plan:
     trail: list[Step] = []
     try:
@@ -295,7 +315,7 @@ def _copied(
     mail of our own there is none. Raises Unknown: without its copy nothing is taken.
     """
     assert ruleset.bcc is not None
-    recipient, sender = view.recipient, view.sender
+    recipient = view.recipient
     if not facts.client.address:
         return ()
     found: dict[tuple[str, str], Destination] = {}
@@ -310,16 +330,24 @@ def _copied(
         if names is None:
             names = () if ruleset.signing is None else signed_by(ruleset.signing, view, [], set())
         for subject, next_hop in _places(ruleset, view, rule, target, trail):
-            path = None if sender is None else sender.mailbox
-            if ruleset.srs is not None and path is not None and subject.key != given:
-                view.recipient = subject
-                path, ours, _ = ruleset.srs.rewritten(view, path, facts.now)
-                if ours:  # a bounce from further on would find its way to the sender
-                    path = None
-                view.recipient = recipient
+            path = _path_of_copy(ruleset, view, subject, given, facts.now)
             place = Destination(subject.mailbox, next_hop, path, header_rules, signed_by=names)
             found.setdefault((subject.key, next_hop), place)
     return tuple(found.values())
+
+
+def _path_of_copy(
+    ruleset: Ruleset, view: View, subject: Subject, given: str, now: float
+) -> ReversePath:
+    """Whom a copy is from: as the mail is, or nobody where that would be made ours."""
+    path = None if view.sender is None else view.sender.mailbox
+    if ruleset.srs is None or path is None or subject.key == given:
+        return path
+    recipient, view.recipient = view.recipient, subject
+    rewritten, ours, _ = ruleset.srs.rewritten(view, path, now)
+    view.recipient = recipient
+    # a bounce from further on would find its way to the sender
+    return None if ours else rewritten
 
 
 def _places(

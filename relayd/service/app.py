@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -272,6 +274,7 @@ class Relayd(MultiService):
             lambda: self._configuration.settings,
             lambda: self._reload(by_itself=True),
             log,
+            lambda look: deferToThreadPool(reactor, reactor.getThreadPool(), look),
         )
         self._refresher = Refresher(reactor, log, time.time)
         self._lock = Lock(settings.spool / "lock")
@@ -314,7 +317,7 @@ class Relayd(MultiService):
         self._kept = (
             LastGoodFile(settings.spool, settings.path.absolute()) if settings.path else None
         )
-        self._good = b""  # to be kept as soon as we serve
+        self._good: RecordedTexts | None = None  # to be kept as soon as we serve
         if settings.workers == 1:
             self._alone()
         else:
@@ -432,7 +435,7 @@ class Relayd(MultiService):
         if not isinstance(texts, RecordedTexts):
             return
         if self._kept is not None:
-            self._good = texts.without_secrets()
+            self._good = copy(texts)
             if self._serving:
                 self._keep()
         if self._supervisor is not None:
@@ -440,15 +443,18 @@ class Relayd(MultiService):
         texts.forget()
 
     def _keep(self) -> None:
-        """In a thread: it waits for the disk."""
-        good, self._good = self._good, b""
-        if self._kept is None or not good:
+        """In a thread: it packs what may be thousands of files, and waits for the disk."""
+        good, self._good = self._good, None
+        kept = self._kept
+        if kept is None or good is None:
             return
 
         def not_kept(why: Failure) -> None:
             self._log.trouble("last good configuration not kept", why=why.getErrorMessage())
 
-        aside(self._reactor, partial(self._kept.keep, good, time.time()))().addErrback(not_kept)
+        now = time.time()
+        keep = aside(self._reactor, lambda: kept.keep(good.without_secrets(), now))
+        keep().addErrback(not_kept)
 
     def _oauth(self) -> OauthDesk:
         """Enrolment is one process's business, of several that of the master."""

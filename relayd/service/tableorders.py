@@ -10,7 +10,9 @@ from relayd.directories.live import LiveDirectories
 from relayd.directories.source import TableOrder
 from relayd.mail.log import MailLog
 from relayd.rules.language.model import TableDef
+from relayd.rules.tables.live import LiveTable
 from relayd.rules.tables.snapshot import FOLDER as SNAPSHOTS
+from relayd.rules.tables.snapshot import SnapshotTable
 from relayd.service.configuration import Configuration
 
 
@@ -39,7 +41,10 @@ def _orders(settings: Settings) -> list[TableOrder]:
     spool = settings.spool.absolute()
     authorities = "" if settings.tls_authorities is None else str(settings.tls_authorities)
     beside = [] if settings.path is None else [str(settings.path.absolute().parent)]
-    orders = []
+    orders: list[TableOrder] = []
+    tables = settings.ruleset.tables
+    if not any(isinstance(each, SnapshotTable | LiveTable) for each in tables.values()):
+        return orders  # files of many people, which have none, are many statements
     for item in settings.ruleset.items:
         if isinstance(item, TableDef) and item.directory is not None:
             folder = str(Path(item.place.source.path).absolute().parent)

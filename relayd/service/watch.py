@@ -5,10 +5,12 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
 from relayd.config import Settings
 from relayd.mail.log import MailLog
@@ -39,6 +41,8 @@ def _seen(path: str) -> tuple[str, int, int, int]:
 class ConfigurationWatch:
     """Looks every `watch` seconds; a change is taken up when two looks have found the same.
 
+    `aside` runs a look where no session waits for it: it may be one at thousands of files.
+
     So a file is not read while somebody still writes it. What was refused is not tried again
     before it has changed once more: it is one complaint in the log, not one every few seconds.
     """
@@ -49,8 +53,10 @@ class ConfigurationWatch:
         settings: Callable[[], Settings],
         reload: Callable[[], Deferred[str]],
         log: MailLog,
+        aside: Callable[[Callable[[], Look]], Deferred[Look]],
     ) -> None:
         self._reactor = reactor
+        self._aside = aside
         self._settings = settings
         self._reload = reload
         self._log = log
@@ -62,8 +68,10 @@ class ConfigurationWatch:
     def start(self) -> None:
         """From now on."""
         self._running = True
-        self._known = self._last = self._look()
-        self._later()
+        if self._settings().watch:
+            self._look(self._begun)
+        else:
+            self._later()
 
     def stop(self) -> None:
         """No more."""
@@ -76,9 +84,9 @@ class ConfigurationWatch:
         if self._running:
             self._call = self._reactor.callLater(self._settings().watch or WHEN_OFF, self._step)
 
-    def _look(self) -> Look:
+    def _looker(self) -> Callable[[], Look]:
         settings = self._settings()
-        return look(settings.files, settings.patterns)
+        return partial(look, settings.files, settings.patterns)
 
     def _step(self) -> None:
         self._call = None
@@ -86,9 +94,24 @@ class ConfigurationWatch:
             self._known = self._last = ()
             self._later()
             return
-        now = self._look()
+        self._look(self._looked)
+
+    def _look(self, then: Callable[[Look], None]) -> None:
+        """Look, and go on; whatever is wrong, there is a next time."""
+        looked = self._aside(self._looker()).addCallback(then)
+        looked.addErrback(self._failed)
+
+    def _begun(self, now: Look) -> None:
+        self._known = self._last = now
+        self._later()
+
+    def _failed(self, why: Failure) -> None:
+        self._log.trouble("watch", why=why.getErrorMessage())
+        self._later()
+
+    def _looked(self, now: Look) -> None:
         settled, self._last = now == self._last, now
-        if now == self._known or not settled:
+        if now == self._known or not settled or not self._running:
             self._later()
             return
         known, self._known = self._known, now
@@ -97,10 +120,10 @@ class ConfigurationWatch:
             self._log.notice("files changed", files=" ".join(changed[:MOST_NAMED]))
         reloaded = self._reload()
         reloaded.addErrback(lambda why: self._log.trouble("reload", why=why.getErrorMessage()))
-        reloaded.addBoth(self._reloaded)
+        reloaded.addBoth(lambda _: self._look(self._reloaded))
 
-    def _reloaded(self, _: object) -> None:
+    def _reloaded(self, now: Look) -> None:
         """Other files may count now. What has changed while it was read is still to be found."""
         known = {each[0]: each for each in self._known}
-        self._known = self._last = tuple(known.get(each[0], each) for each in self._look())
+        self._known = self._last = tuple(known.get(each[0], each) for each in now)
         self._later()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -89,10 +90,13 @@ def told(error: TurnedAwayError) -> WebAnswer:
     return problem(error.status, str(error), *error.fields)
 
 
+_UNWANTED = re.compile(r"\s*q=0(\.0{0,3})?\s*")  # RFC 9110 section 12.4.2
+
+
 def _takes_json(accept: str) -> bool:
     """Whether a client may be answered so (RFC 9110 section 12.5.1)."""
-    kinds = [each.partition(";") for each in accept.lower().split(",")]
-    wanted = [kind.strip() for kind, _, more in kinds if more.replace(" ", "") != "q=0"]
+    kinds = [each.split(";") for each in accept.lower().split(",")]
+    wanted = [kind.strip() for kind, *more in kinds if not any(map(_UNWANTED.fullmatch, more))]
     return not accept or any(kind in ("*/*", "application/*", JSON, PROBLEM) for kind in wanted)
 
 

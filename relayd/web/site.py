@@ -97,7 +97,16 @@ class _Request(http.Request):
         self._send(await self.factory.answers(self._asked()))
 
     def _asked(self) -> WebRequest:
-        path, _, query = self.uri.decode("latin-1").partition("?")
+        headers = {
+            name.decode("latin-1").lower(): [each.decode("latin-1") for each in values]
+            for name, values in self.requestHeaders.getAllRawHeaders()
+        }
+        target = self.uri.decode("latin-1")
+        scheme, absolute, rest = target.partition("://")
+        if absolute and scheme.lower() in ("http", "https"):  # RFC 9112 section 3.2.2
+            host, slash, path = rest.partition("/")
+            headers["host"], target = [host], (slash or "/") + path  # whatever Host says
+        path, _, query = target.partition("?")
         place = self.factory.place
         address, user = _peer(self.channel.transport, place)
         body: Any = self.content
@@ -110,10 +119,7 @@ class _Request(http.Request):
             user=user,
             secure=place.place.path is None,
             query=query,
-            headers={
-                name.decode("latin-1").lower(): [each.decode("latin-1") for each in values]
-                for name, values in self.requestHeaders.getAllRawHeaders()
-            },
+            headers=headers,
             body=body.read(),
         )
 

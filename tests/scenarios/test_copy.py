@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.ports import free_port
-from tests.scenarios.filterpeers import Milter, recipient
+from tests.scenarios.filterpeers import Milter, Policy, recipient, sender
 from tests.scenarios.harness import Relayd, Scenario, wait_until
 from tests.sink import EXTENSIONS, Arrived, Asked, Sink
 
@@ -162,6 +162,137 @@ class CopyTest(CopyCase):
         self.assertIn(f"{INFO} -> {ARCHIVE}", why)
         told = relay.ctl("explain", "--from", "127.0.0.1", INFO).stdout
         self.assertIn(f"a copy, seen by nobody: {ARCHIVE} via journal", told)
+
+
+class ChangedSenderTest(CopyCase):
+    """A milter says whom the mail is from, once copies are planned."""
+
+    NEW = "new@partner.example"
+
+    def changed(self, rules: str, *recipients: str) -> Arrived:
+        """The copy."""
+        milter = Milter(self, edits=lambda fields, content: [sender(f"<{self.NEW}>")])
+        relay = self.gateway(f"milter m {milter.where}\nask m\n{rules}")
+        self.assertEqual(self.send(relay, *recipients)[0], 250)
+        copy = self.copy()
+        wait_until(lambda: len(relay.queue()) == ("hold" in rules), "all else is delivered")
+        self.assertEqual((len(self.journal.arrived), self.back.arrived), (1, []))
+        return copy
+
+    def srs(self) -> str:
+        keys = self.folder / "srs.keys"
+        keys.touch(mode=0o600)
+        keys.write_text("00112233445566778899aabbccddeeff\n")
+        return f"srs domain srs.gw.example.com keys file {keys}\naccept to @example.com\n"
+
+    def test_the_copy_is_from_the_same(self) -> None:
+        self.assertEqual(self.changed(f"copy any to {ARCHIVE} via journal", INFO).sender, self.NEW)
+        self.assertEqual(self.main.wait(1)[0].sender, self.NEW)
+
+    def test_where_it_would_be_rewritten_the_copy_is_from_nobody(self) -> None:
+        copy = self.changed(self.srs() + f"copy any to {ARCHIVE} via journal", INFO)
+        self.assertEqual(copy.sender, "")
+        self.assertEqual(self.main.wait(1)[0].sender, self.NEW)
+
+    def test_a_copy_of_the_recipient_himself_is_from_the_sender(self) -> None:
+        self.assertEqual(self.changed(self.srs() + "copy any via journal", INFO).sender, self.NEW)
+
+    def test_rules_rewrite_it_for_the_copy_as_for_the_mail(self) -> None:
+        rules = f"rewrite sender {self.NEW} -> own@example.com\ncopy any to {ARCHIVE} via journal"
+        self.assertEqual(self.changed(rules, INFO).sender, "own@example.com")
+        self.assertEqual(self.main.wait(1)[0].sender, "own@example.com")
+
+    def test_so_it_is_with_what_is_held_and_discarded(self) -> None:
+        for verb in ("hold", "discard"):
+            with self.subTest(verb):
+                rules = f"{verb} to {INFO}\n{self.srs()}copy any to {ARCHIVE} via journal"
+                self.assertEqual(self.changed(rules, INFO).sender, "")
+                self.assertEqual(self.main.arrived, [])
+                self.doCleanups()
+                self.setUp()
+
+
+class SiblingsTest(CopyCase):
+    """What else is done with the mail."""
+
+    def by_milter(self, answer: bytes, rules: str) -> Relayd:
+        last = {b"E": (answer, b"")}
+        milter = Milter(self, answers=lambda letter, data: last.get(letter, (b"c", b"")))
+        return self.gateway(f"milter m {milter.where}\nask m\n{rules}")
+
+    def test_what_a_milter_throws_away_is_copied(self) -> None:
+        relay = self.by_milter(b"d", f"copy any to {ARCHIVE} via journal")
+        self.assertEqual(self.send(relay, INFO)[0], 250)
+        self.assertEqual((self.copy().recipients, self.copy().sender), ((ARCHIVE,), ANN))
+        relay.wait_empty()
+        self.assertEqual(self.main.arrived, [])
+
+    def test_what_a_milter_holds_is_copied_at_once_and_once(self) -> None:
+        milter = Milter(self, edits=lambda fields, content: [(b"q", b"why not\0")])
+        relay = self.gateway(
+            f"milter m {milter.where}\nask m\ncopy any to {ARCHIVE} via journal"
+        )
+        self.assertEqual(self.send(relay, INFO)[0], 250)
+        self.copy()
+        [held] = wait_until(lambda: relay.queue() if len(relay.queue()) == 1 else [], "held")
+        self.assertEqual([each["state"] for each in held["recipients"]], ["held"])
+        relay.ctl("release", "--all")
+        self.main.wait(1)
+        relay.wait_empty()
+        self.assertEqual((len(self.journal.arrived), len(self.main.arrived)), (1, 1))
+
+    def test_what_a_milter_refuses_is_not_copied(self) -> None:
+        relay = self.by_milter(b"r", f"copy any to {ARCHIVE} via journal")
+        self.assertEqual(self.send(relay, INFO)[0] // 100, 5)
+        relay.wait_empty()
+        self.assertEqual((self.journal.arrived, self.main.arrived), ([], []))
+
+    def test_what_a_policy_service_redirects_is_copied_as_it_was_sent(self) -> None:
+        policy = Policy(self, lambda asked: "REDIRECT boss@example.com")
+        relay = self.gateway(
+            f"policy p {policy.where}\nask p\ncopy to {INFO} to {ARCHIVE} via journal"
+        )
+        self.assertEqual(self.send(relay, INFO)[0], 250)
+        self.assertEqual((self.copy().recipients, self.copy().sender), ((ARCHIVE,), ANN))
+        relay.wait_empty()
+        self.assertEqual([each.recipients for each in self.main.arrived], [(BOSS,)])
+        self.assertEqual(len(self.journal.arrived), 1)
+
+    def test_an_archive_whose_own_mail_is_held_gets_its_copies(self) -> None:
+        """`hold` is about who is written to; a copy to the archive is written to by nobody."""
+        relay = self.gateway(f"hold to {ARCHIVE}\ncopy to @example.com to {ARCHIVE} via journal")
+        self.assertEqual(self.send(relay, INFO)[0], 250)
+        self.copy()
+        relay.wait_empty()
+        self.assertEqual(self.send(relay, ARCHIVE, INFO)[0], 250)  # what he is sent is held
+        self.copy(2)
+        [held] = wait_until(lambda: relay.queue() if len(relay.queue()) == 1 else [], "held")
+        self.assertEqual(
+            [(each["mailbox"], each["state"]) for each in held["recipients"]], [(ARCHIVE, "held")]
+        )
+
+    def test_one_that_is_forwarded_elsewhere_is_copied_as_he_was_named(self) -> None:
+        relay = self.gateway(
+            f"forward {INFO} -> x@outside.example, y@outside.example\n"
+            f"copy to @example.com via journal\ncopy to @outside.example to {ARCHIVE} via journal"
+        )
+        self.send(relay, INFO)
+        relay.wait_empty()
+        self.assertEqual([each.recipients for each in self.journal.arrived], [(INFO,)])
+
+    def test_copies_of_many_recipients_take_none_of_a_limit_per_recipient(self) -> None:
+        relay = self.gateway(
+            "limit few 3/1h per sender\ndefer over few\n"
+            f"copy any to {ARCHIVE} via journal\ncopy any via journal"
+        )
+        self.assertEqual(self.send(relay, INFO, BOSS, "c@example.com")[0], 250)
+        with relay.session() as client:
+            client.ehlo("client.example")
+            client.mail(ANN)
+            self.assertEqual(client.rcpt(INFO)[0], 451)
+        relay.wait_empty()
+        got = sorted(each for one in self.journal.arrived for each in one.recipients)
+        self.assertEqual(got, sorted([ARCHIVE, INFO, BOSS, "c@example.com"]))
 
 
 class RefusedCopyTest(CopyCase):

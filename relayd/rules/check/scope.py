@@ -92,7 +92,7 @@ class _Scope:
     def read(self, statement: Statement) -> Item:
         """One statement; raises Complaint."""
         verb = statement.verb
-        if not any(verb.is_word(each) for each in ALLOWED):
+        if not verb.is_word(*ALLOWED):
             known = verb.kind is TokenKind.WORD and verb.text.lower() in VERBS
             what = f'"{verb.text}" is not for the file of {self._domain}'
             hint = "" if known else did_you_mean(verb.text, ALLOWED)
@@ -118,7 +118,9 @@ class _Scope:
     def _named(self, statement: Statement) -> Iterator[Lexeme]:
         """Its tokens, the names of tables made unlike all others."""
         for number, token in enumerate(statement.tokens):
-            match = _TABLE.match(token.text) if token.kind is TokenKind.WORD else None
+            match = None
+            if token.kind is TokenKind.WORD and token.text[0] == "<":
+                match = _TABLE.match(token.text)
             if number == 1 and statement.verb.is_word("table"):
                 if "." in token.text:
                     raise Complaint(

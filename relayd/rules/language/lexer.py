@@ -45,9 +45,9 @@ class Lexeme:
         """Whether it is this mark (and not a string that looks like it)."""
         return self.kind is TokenKind.MARK and self.text == mark
 
-    def is_word(self, word: str) -> bool:
-        """Whether it is this keyword, in any case."""
-        return self.kind is TokenKind.WORD and self.text.lower() == word
+    def is_word(self, *words: str) -> bool:
+        """Whether it is one of these keywords, in any case."""
+        return self.kind is TokenKind.WORD and self.text.lower() in words
 
 
 @dataclass(frozen=True, slots=True)

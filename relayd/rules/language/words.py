@@ -115,7 +115,7 @@ class Words:
     def at_word(self, *words: str) -> bool:
         """Whether one of the keywords is next."""
         token = self.peek()
-        return token is not None and any(token.is_word(word) for word in words)
+        return token is not None and token.is_word(*words)
 
     def comes(self, word: str) -> bool:
         """Whether the keyword stands anywhere from here on."""

@@ -22,6 +22,16 @@ table panel http https://panel.example.com/forwards.json secret file panel.token
 stale 86400s shrink 80% strict
 table local sqlite file mail.db query "SELECT a, b FROM f" refresh 60s
 """
+BLOCK = """\
+table  people    postgresql "service=mail" query "SELECT alias, target FROM forwards" refresh 30s
+table  domains   mysql "service=mail" query "SELECT name FROM domains" refresh 1m
+table  staff     ldap ldaps://ldap.example.com base "ou=people,dc=example,dc=com" \
+filter "(objectClass=inetOrgPerson)" key mail value mailForwardingAddress refresh 5m
+table  panel     http https://panel.example.com/forwards.json secret file panel.token refresh 1m
+table  huge      postgresql "service=mail" query "SELECT target FROM forwards WHERE alias = $1" \
+live cache 5m
+include customers/*.rules  scoped
+"""
 RULES = """\
 accept to <domains>
 forward <people>
@@ -86,6 +96,42 @@ class DirectoriesTest(unittest.TestCase):
             with self.subTest(columns):
                 self.hold("people", columns, *lines)
                 self.load(STATEMENTS + RULES)
+
+    def test_the_statements_load_as_they_are_written_and_answer_what_is_expected(self) -> None:
+        """All five of docs and design, once their sources were read."""
+        (self.folder / "customers").mkdir()
+        (self.folder / "customers" / "example.com.rules").write_text(
+            "accept to info@example.com\nexpect to info@example.com -> info@example.com\n"
+        )
+        self.hold("people", 2, "info@example.org ann@example.net bob@example.net")
+        self.hold("domains", 1, "example.org")
+        self.hold("staff", 2, "boss@example.org boss@mail.example.net")
+        self.hold("panel", 2, "sales@example.org team@shop.example")
+        rules = f"""{BLOCK}
+accept to <domains>
+accept to <huge>
+forward <people>
+forward <staff>
+forward <panel>
+next-hop sink smtp 127.0.0.1:9
+route any via sink
+expect to info@example.org -> ann@example.net via sink, bob@example.net via sink
+expect to boss@example.org -> boss@mail.example.net via sink
+expect to sales@example.org -> team@shop.example via sink
+expect to info@example.com -> info@example.com via sink
+expect to x@elsewhere.invalid -> reject
+"""
+        settings = self.load(rules)
+        failing = [str(each) for each in settings.warnings if "test fails" in str(each)]
+        self.assertEqual(failing, [])
+        for right, wrong in (
+            ("boss@mail.example.net", "x@mail.example.net"),
+            ("team@shop.example", "x@shop.example"),
+            ("bob@example.net via", "x@example.net via"),
+        ):
+            with self.subTest(wrong):
+                told = "\n".join(map(str, self.load(rules.replace(right, wrong)).warnings))
+                self.assertIn("the test fails", told)
 
     def test_so_it_is_with_the_tests_in_a_customers_file(self) -> None:
         self.hold("domains", 1, "b.example")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from relayd.config import Settings, load
-from relayd.service.watch import ConfigurationWatch
+from relayd.service.watch import ConfigurationWatch, Look
 from tests.spooling import Troubles
 from tests.support import TestCase
 
@@ -29,12 +30,19 @@ class WatchTest(TestCase):
         self.clock = Clock()
         self.log = Troubles()
         log: Any = self.log
-        self.watch = ConfigurationWatch(self.clock, lambda: self.settings, self.reload, log)
+        self.asked: Deferred[None] = succeed(None)  # whoever looks waits for it
+        self.watch = ConfigurationWatch(
+            self.clock, lambda: self.settings, self.reload, log, self.aside
+        )
         self.watch.start()
         self.addCleanup(self.watch.stop)
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text)
+
+    def aside(self, look: Callable[[], Look]) -> Deferred[Look]:
+        asked, self.asked = self.asked, succeed(None)
+        return asked.addCallback(lambda _: look())
 
     def reload(self) -> Deferred[str]:
         self.reloads += 1
@@ -97,6 +105,32 @@ class WatchTest(TestCase):
         self.looks(3)
         self.assertEqual(self.reloads, 2)
 
+    def test_files_are_looked_at_aside_and_not_twice_at_once(self) -> None:
+        """Thousands of them on a slow disk keep no session waiting."""
+        asked = self.asked = Deferred()
+        self.write("rules.d/ours", "example.com\nexample.org\n")
+        self.looks(20)
+        self.assertEqual((self.reloads, self.clock.getDelayedCalls()), (0, []))
+        asked.callback(None)
+        self.looks(3)
+        self.assertEqual(self.reloads, 1)
+
+    def test_a_look_that_fails_is_told_and_there_is_a_next_one(self) -> None:
+        asked = self.asked = Deferred()
+        self.write("rules.d/ours", "example.com\nexample.org\n")
+        self.looks(1)
+        asked.errback(OSError("no thread"))
+        self.assertEqual(self.log.heard[0], ("watch", {"why": "no thread"}))
+        self.looks(3)
+        self.assertEqual(self.reloads, 1)
+
+    def test_stopped_while_it_looks(self) -> None:
+        asked = self.asked = Deferred()
+        self.looks(1)
+        self.watch.stop()
+        asked.callback(None)
+        self.assertEqual((self.reloads, self.clock.getDelayedCalls()), (0, []))
+
     def test_stopped_while_it_is_read(self) -> None:
         self.answer = Deferred()
         self.write("rules.d/ours", "example.com\nexample.org\n")
@@ -104,6 +138,14 @@ class WatchTest(TestCase):
         self.watch.stop()
         self.answer.callback("")
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_off_looks_at_nothing_at_the_start_either(self) -> None:
+        self.watch.stop()
+        self.settings = replace(self.settings, watch=0.0)
+        self.asked = Deferred().addCallback(lambda _: self.fail("it has looked"))
+        self.watch.start()
+        self.assertTrue(self.clock.getDelayedCalls())
+        self.looks(10)
 
     def test_off_reads_nothing(self) -> None:
         self.settings = replace(self.settings, watch=0.0)

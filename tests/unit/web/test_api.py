@@ -167,6 +167,8 @@ class EveryRefusal(Scene, TestCase):
             (405, "DELETE", f"/messages/{ident}", admin, "", ""),
             (405, "PATCH", f"/messages/{ident}", admin, json_, "{}"),
             (406, "GET", "/queue", admin, "Accept: text/csv, application/json;q=0", ""),
+            (406, "GET", "/queue", admin, "Accept: application/json; q=0.0", ""),
+            (406, "GET", "/queue", admin, "Accept: application/json;v=1; Q=0.000 ,x/y", ""),
             (409, "GET", "/rules/text?file=1", admin, "", ""),
             (411, "POST", "/hold", admin, f"{json_}\r\nTransfer-Encoding: chunked", ""),
             (413, "POST", "/hold", admin, f"{json_}\r\nContent-Length: {2 << 20}", ""),

@@ -341,15 +341,34 @@ class Attacks(Scene, TestCase):
             "/message/%00", "/queue/", "/queue;x", "http://evil.example/queue", "/message/1K7/x",
             "/api/1/messages/..", "/api/1/", "/api/1", "/api/2/status", "*", "queue", "/QUEUE",
             "/queue%00", "/queue%2f", "/%2fqueue", "/rules?file=/etc/passwd", "/queue\\", "/q\0",
-            "https://localhost/queue", "http://localhost//queue", "/api/1/rules%2ftext", "/./queue",
+            "http://@localhost/queue", "http://localhost?/queue", "http://localhost//queue", "/api/1/rules%2ftext", "/./queue",
             "/api//1/status", "/api/1//status", "/login/..", "/\xff", "/queue#x", "/message/",
         ):  # fmt: skip
             raw = await self.raw()
             raw.say(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             heard = await raw.ended
             status = heard.split(b" ")[1]
-            self.assertIn(status, (b"404", b"400", b"401"), f"{path}: {heard[:40]!r}")
+            refusals = (b"404", b"400", b"401", b"421")  # the last: of a host that is not ours
+            self.assertIn(status, refusals, f"{path}: {heard[:40]!r}")
             self.assertNotIn(b"root:", heard)
+
+    async def test_a_target_in_absolute_form_is_for_the_host_that_it_names(self) -> None:
+        """RFC 9112 section 3.2.2; whatever stands in Host."""
+        for target, host, same in (
+            ("http://localhost/login", "localhost", True),
+            ("HTTP://localhost/login", "evil.example", True),
+            ("http://evil.example/login", "localhost", False),
+            ("http://localhost@evil.example/login", "localhost", False),
+        ):
+            statuses = []
+            for asked, named in ((target, host), ("/login", "localhost")):
+                raw = await self.raw()
+                lines = f"GET {asked} HTTP/1.1\r\nHost: {named}\r\nConnection: close\r\n\r\n"
+                raw.say(lines.encode())
+                statuses.append((await raw.ended).split(b" ")[1])
+            self.assertEqual(statuses[0] == statuses[1], same, (target, statuses))
+            if not same:
+                self.assertIn(statuses[0], (b"400", b"404", b"421"))
 
     async def test_there_is_no_way_back_to_others(self) -> None:
         ident, _ = await self.waits()
