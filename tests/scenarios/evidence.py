@@ -41,7 +41,7 @@ def gathered(folder: Path, processes: Iterable[Ended], relays: Iterable[Asked]) 
     parts += living(folder)
     for relay in relays:
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
-            done = relay.ctl("queue", check=False, seconds=10.0)
+            done = relay.ctl("queue", check=False, seconds=60.0)
             parts.append(f"--- relayctl queue\n{(done.stdout + done.stderr)[-TAIL:]}")
     text = "\n".join([*parts, *logs(folder)])
     return text.encode("ascii", "backslashreplace").decode()[:WHOLE]

@@ -169,7 +169,8 @@ class Cluster(Scenario):
         one.kill()
         at_risk = self.under_way(slow)
         self.all_has_arrived(load, two, at_risk)
-        self.assertIn("took over the mail of a node that is gone", two.log(400) + three.log(400))
+        taken = "took over the mail of a node that is gone"
+        wait_until(lambda: taken in two.log(1000) + three.log(1000), "its mail is taken over")
 
     def test_a_node_that_sleeps_past_its_lease_sends_nothing_that_is_others(self) -> None:
         one, two = self.cluster("gw1", "gw2")

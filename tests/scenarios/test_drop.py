@@ -103,7 +103,7 @@ class DropFolder(Scenario):
         (waiting,) = self.drop.iterdir()
         for fact in (f"file={waiting.name}", "uid=0", "again_in=10", "451 4.7.1 Not now"):
             self.assertIn(fact, line)
-        self.assertIn("drop put off 1", self.relay.ctl("status").stdout)
+        wait_until(lambda: "drop put off 1" in self.relay.ctl("status").stdout, "status says so")
 
     def test_of_one_message_those_are_taken_who_can_be_and_the_others_fail_in_the_end(self) -> None:
         self.start("warn-after 4s\ngive-up 8s")
@@ -174,7 +174,7 @@ class DropFolder(Scenario):
             self.assertEqual(client.noop()[0], 250)
             self.assertLess(unhurried(before), 2)
         self.assertLess(len(self.troubles("event=")), 60, "the log is flooded")
-        self.assertIn("drop set aside", self.relay.ctl("status").stdout)
+        wait_until(lambda: "drop set aside" in self.relay.ctl("status").stdout, "status says so")
 
     def test_sendmail_refuses_what_relayd_could_not_take(self) -> None:
         self.start()

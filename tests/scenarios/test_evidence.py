@@ -24,6 +24,7 @@ def scenarios() -> type[Scenario]:
                 "accept from 127.0.0.0/8\nroute any via sink\n"
             )
             relay.settled(relay.send("ann@example.net", ["bob@example.org"]))
+            relay.logged("status=deferred")
             wait_until(lambda: sink.arrived, "it arrives", 0.1)
 
         def test_skipped(self) -> None:
@@ -44,7 +45,7 @@ class Evidence(unittest.TestCase):
         self.assertIn("ended with 7: sh -c echo some words", text)
         self.assertIn("--- other.out\nsome words\n", text)
         self.assertRegex(text, "(?m)^runs: .* relayd --config ")
-        self.assertRegex(text, "(?m)^process [0-9]+ [RS] .* relayd --config ")
+        self.assertRegex(text, "(?m)^process [0-9]+ [RSD] .* relayd --config ")
         self.assertRegex(text, r"--- relayctl queue\nID(?s:.)*<bob@example\.org>")
         self.assertRegex(text, "--- relayd/log\n(?s:.)*status=deferred")
         self.assertFalse(case.folder.exists())

@@ -359,23 +359,32 @@ class Site:
 
     def report(self, where: str) -> str:
         """What the sender hears of mail that cannot go."""
-        before = len(self.sink.arrived)
-        self.relay.send(SENDER, [f"b@{where}.example"])
+        about = f"b{len(self.sink.arrived)}@{where}.example"
+        self.relay.send(SENDER, [about])
         time.sleep(2.5)
         self.ask(command="retry", all=True)["answer"]
-        content = self.sink.wait(before + 1)[before].content
+        content = self.told(about)
         found = re.search(rb"(?mi)^action: *(\w+)", content)
         return found.group(1).decode() if found else repr(content)
+
+    def told(self, about: str) -> bytes:
+        """The report about this one: others are told of, too, whenever it is their time."""
+
+        def found() -> list[bytes]:
+            contents = [each.content for each in list(self.sink.arrived)]
+            return [each for each in contents if about.encode() in each]
+
+        return wait_until(found, f"a report about {about}")[0]
 
     def warned(self) -> str:
         return self.report("dead3")
 
     def whole(self) -> bool:
         """Whether a stranger's message comes back whole."""
-        before = len(self.sink.arrived)
+        about = f"b{len(self.sink.arrived)}@no.example"
         content = b"Subject: x\r\n\r\n" + MARK + b"\r\n" + b"x\r\n" * 1000
-        self.transaction(content, "b@no.example", options=("RET=FULL",))
-        return MARK in self.sink.wait(before + 1)[before].content
+        self.transaction(content, about, options=("RET=FULL",))
+        return MARK in self.told(about)
 
     def literal_delivery(self) -> str:
         """What becomes of mail that is to go to an internal address."""
