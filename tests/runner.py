@@ -37,9 +37,11 @@ _BY_CLOCKS = re.compile(r"^(tests\.(?:scenarios|faults)\.\w+\.\w+\.test_\w+)$", 
 SHOWN = 8  # of the slowest modules
 AGAIN = 4  # tests at most: where more fail, it is not the machine
 
-# begun first, or the others end long before one of their tests: up to a minute and a half for one
+# begun first, or the others end long before one of their tests: up to a minute and a half for one.
+# A job takes one test after the other; those that only wait have some that compute beside them
 LONGEST = (
-    *("test_settling", "test_pace", "test_directories", "test_settings", "test_cluster"),
+    *("test_settling", "test_settings", "test_import", "test_scan", "test_pace"),
+    *("test_directories", "test_import_golden", "test_cluster", "test_browser"),
     *("test_browser_costs", "test_workers"),
 )
 

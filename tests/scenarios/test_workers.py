@@ -125,7 +125,7 @@ class Killed(WithWorkers):
             relay = self.start(sink.port)
             sent = Injected()
             injecting = threading.Thread(
-                target=lambda: sent.__dict__.update(inject(relay.port, 1500, sessions=16).__dict__)
+                target=lambda: sent.__dict__.update(inject(relay.port, 800, sessions=16).__dict__)
             )
             injecting.start()
             wait_until(lambda: len(sink.arrived) > 200, "mail flows")
@@ -181,7 +181,7 @@ class Restarted(WithWorkers):
             def short_sessions(first: int) -> None:
                 """One message a session, as most clients do."""
                 number = first
-                while not over.is_set():
+                while not over.wait(0.02):  # the restart is to have a processor, too
                     results.append(inject(relay.port, 1, sessions=1, first=number))
                     number += 1
 

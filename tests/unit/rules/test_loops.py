@@ -69,7 +69,7 @@ class AgreementTests(unittest.TestCase):
         told = [problem.what for problem in loops(ruleset)]
         self.assertEqual(bool(told), bool(refused(ruleset)), [*lines, *told, *refused(ruleset)])
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(forwards(LETTERS, LETTERS))
     @example([
         "forward b@x.example -> d@x.example, c@x.example",
@@ -80,7 +80,7 @@ class AgreementTests(unittest.TestCase):
     def test_of_mailboxes(self, lines: list[str]) -> None:
         self.agree(lines)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(forwards(PATTERNS, TARGETS))
     def test_of_patterns(self, lines: list[str]) -> None:
         self.agree(lines)
