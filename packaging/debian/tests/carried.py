@@ -1,10 +1,10 @@
 """The package has installed what the source is, whole, and needs nothing that it does not name.
 
-    python3 -I carried.py TREE
+    python3 -I carried.py TREE [suggested]
 
 What TREE has in relayd/, but for the demonstration, is installed as it is, and nothing else is; so
 are the plugin and the documents. Every module can be imported, and what any of them imports, at
-whatever moment, is there: unless it belongs to a package that relayd suggests.
+whatever moment, is there; with "suggested", what belongs to the packages that relayd suggests, too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ OPTIONAL = {
 def main() -> int:
     """Say what is wrong, one a line; the exit status is 1 if anything is."""
     tree = Path(sys.argv[1])
-    wrong = [*files(tree), *suggestions(), *modules()]
+    missing = set() if sys.argv[2:] == ["suggested"] else set(OPTIONAL)
+    wrong = [*files(tree), *suggestions(), *modules(missing)]
     print("\n".join(wrong) or f"{len(contents(INSTALLED))} files, all as in the source")
     return int(bool(wrong))
 
@@ -66,20 +67,20 @@ def suggestions() -> Iterator[str]:
     yield from (f"not suggested: {package}" for package in set(OPTIONAL.values()) - named)
 
 
-def modules() -> Iterator[str]:
+def modules(missing: set[str]) -> Iterator[str]:
     """Those that cannot be imported, and what a function of theirs would import in vain."""
     for path in sorted(INSTALLED.rglob("*.py")):
         relative = path.relative_to(INSTALLED.parent).with_suffix("")
         name = ".".join(relative.parts).removesuffix(".__init__")
         for wanted in sorted(imported(ast.parse(path.read_text("utf-8")))):
             top = wanted.partition(".")[0]
-            if importlib.util.find_spec(top) is None and top not in OPTIONAL:
+            if importlib.util.find_spec(top) is None and top not in missing:
                 yield f"{name} imports {wanted}, which is not there"
         if relative.name != "__main__":
             try:
                 importlib.import_module(name)
             except ModuleNotFoundError as error:
-                if (error.name or "").partition(".")[0] not in OPTIONAL:
+                if (error.name or "").partition(".")[0] not in missing:
                     yield f"{name}: {error!r}"
             except Exception as error:  # whatever keeps it from being imported
                 yield f"{name}: {error!r}"
