@@ -220,9 +220,12 @@ def _heed_once() -> None:
     ending = (signal.SIGINT, signal.SIGTERM)
     stops = {number: signal.getsignal(number) for number in ending}
 
+    def heard(number: int, frame: FrameType | None) -> None:
+        """Once is enough. SIG_IGN would be: one that came with the first is an error to Python."""
+
     def stop(number: int, frame: FrameType | None) -> None:
         for each in ending:
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, heard)
         handler = stops[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -86,12 +86,14 @@ from relayd.smtp.server import SmtpServer
 from relayd.spool.away import FOLDER as AWAY
 from relayd.spool.away import AwayStore, local_shards
 from relayd.spool.errors import SpoolAway, SpoolError
-from relayd.spool.postgresql.store import PostgresqlSpool, name_of
 from relayd.spool.refusedlog import FOLDER as REFUSED_LOG_FOLDER
 from relayd.spool.refusedlog import RefusedLog
 from relayd.spool.sqlite.bridge import Promise
 from relayd.spool.sqlite.store import Spool
 from relayd.tls.renewal import Certificates
+
+if TYPE_CHECKING:
+    from relayd.spool.postgresql.store import PostgresqlSpool
 
 GRACE = 5.0  # seconds for sessions and deliveries to end when relayd stops (promise 10)
 DRAIN_TIME = 20.0  # seconds for sessions to end by themselves before a worker is replaced
@@ -248,6 +250,9 @@ def opened_by(
 ) -> Spool | PostgresqlSpool:
     """The spool of the shard of this number: in the folder, or that of a node in a database."""
     if settings.place.database:
+        # only who has a database loads what speaks to it
+        from relayd.spool.postgresql.store import PostgresqlSpool, name_of
+
         name = name_of(settings.node, number)
         return PostgresqlSpool(settings.place.database, bridge, node=name, log=log)
     folder = settings.spool
@@ -386,7 +391,7 @@ class Gateway(Service):
         self._taking: AwayStore | Spool | PostgresqlSpool = shared[0].spool
         if self._local is not None:
             self._taking = AwayStore(shared[0].spool, self._local.spool, log)
-        if isinstance(shared[0].spool, PostgresqlSpool):
+        if not isinstance(shared[0].spool, Spool):
             self.suspensions.share(shared[0].spool)
             self._gatherer.share(shared[0].spool.tally)
         if counting is not None:
@@ -500,7 +505,7 @@ class Gateway(Service):
         )
         self.lost_addresses.told.append(dispatcher.source_is_back)
         watch = None
-        if isinstance(spool, PostgresqlSpool):
+        if not isinstance(spool, Spool):
             spool.on_nodes = sites.share
         if spool.lease is not None:
             courier.keeps(spool.lease)
@@ -613,7 +618,7 @@ class Gateway(Service):
 
     def _limit_shards(self, now: Settings) -> None:
         for shard in self.shards:
-            if isinstance(shard.spool, PostgresqlSpool):
+            if not isinstance(shard.spool, Spool):
                 shard.spool.rules = now.ruleset.hash_anywhere
             shard.spool.apply(
                 memory_threshold=now.content_in_memory,
@@ -670,7 +675,7 @@ class Gateway(Service):
         opened = []
         try:
             for shard in self.shards:
-                if isinstance(shard.spool, PostgresqlSpool):  # what is kept beside it
+                if not isinstance(shard.spool, Spool):  # what is kept beside it
                     beside = self._configuration.settings.spool / f"shard-{shard.number}"
                     beside.mkdir(mode=0o700, parents=True, exist_ok=True)
                 try:
@@ -678,7 +683,7 @@ class Gateway(Service):
                 except SpoolAway as error:
                     if self._local is None:
                         raise
-                    assert isinstance(shard.spool, PostgresqlSpool)
+                    assert not isinstance(shard.spool, Spool)
                     shard.spool.open_in_time(error)
                 opened.append(shard)
         except SpoolError:
@@ -779,7 +784,7 @@ class Gateway(Service):
                 self.lost_addresses.documents,
                 shard.dispatcher.provider_of,
                 lambda shard=shard: self._full(shard),  # type: ignore[misc]  # likewise
-                shard.spool.cluster if isinstance(shard.spool, PostgresqlSpool) else None,
+                None if isinstance(shard.spool, Spool) else shard.spool.cluster,
             )
             for shard in self.shards
         )

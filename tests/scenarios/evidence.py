@@ -51,12 +51,13 @@ def living(folder: Path) -> Iterator[str]:
     """The processes that work below the folder, also those that left their starter."""
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended meanwhile
-            if folder in (entry / "cwd").readlink().parents:
+            where = (entry / "cwd").readlink()
+            if folder in where.parents:
                 state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
                 words = (
                     (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
                 )
-                yield f"process {entry.name} {state} {words}"[:200]
+                yield f"process {entry.name} {state} in {where.name}: {words}"[:200]
 
 
 def logs(folder: Path) -> Iterator[str]:

@@ -81,7 +81,7 @@ def _loaded(environment: frozenset[tuple[str, str]]) -> socket.socket:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     subprocess.Popen(
         [sys.executable, "-P", __file__],  # whose folder Python is not to look into
-        stdin=its,
+        stdin=its.fileno(),
         stdout=subprocess.DEVNULL,
         env=dict(environment),
         start_new_session=True,

@@ -305,6 +305,7 @@ class Relayd:
         self.enter = host.enter if host else []  # what stands before the command line
         self.own_mounts = False  # its control socket is in a mount namespace of its own
         self.path: list[str] = []  # folders that Python looks into first
+        self.by_exec = False
         self.process: Process | None = None
 
     @property
@@ -328,7 +329,7 @@ class Relayd:
             self.folder / "log",
             cwd=self.folder,
             environment=self.environment,
-            begin=subprocess.Popen if self.enter or self.path else Forked,
+            begin=subprocess.Popen if self.by_exec or self.enter or self.path else Forked,
         )
 
         def greeted() -> bool:

@@ -45,7 +45,7 @@ class Evidence(unittest.TestCase):
         self.assertIn("ended with 7: sh -c echo some words", text)
         self.assertIn("--- other.out\nsome words\n", text)
         self.assertRegex(text, "(?m)^runs: .* relayd --config ")
-        self.assertRegex(text, "(?m)^process [0-9]+ [RSD] .* relayd --config ")
+        self.assertRegex(text, r"(?m)^process [0-9]+ [RSD] in relayd: .*python")
         self.assertRegex(text, r"--- relayctl queue\nID(?s:.)*<bob@example\.org>")
         self.assertRegex(text, "--- relayd/log\n(?s:.)*status=deferred")
         self.assertFalse(case.folder.exists())
