@@ -300,6 +300,25 @@ class LeaseTests(Case):
         assert self.records(two, message) == (record,)
         self.accounted_for(two)
 
+    def test_two_deliveries_that_a_change_of_hands_has_left_make_one_report(self) -> None:
+        """The second one knows more of another recipient, and nothing new of who has failed."""
+        one = self.node()
+        draft = one.create()
+        draft.write(b"x")
+        _, (first, second) = self.bridge.wait(
+            draft.commit(submission(recipient("a"), recipient("b")))
+        )
+
+        def report() -> NewMessage:
+            return NewMessage(one.new_ident(), b"report", submission(recipient("s"), sender=None))
+
+        failed = Settlement(first, RecipientState.FAILED, LATER)
+        cut_off = Settlement(second, RecipientState.QUEUED, LATER, 7.0)
+        done = Settlement(second, RecipientState.DELIVERED, DONE)
+        assert len(self.bridge.wait(one.settle([failed, cut_off], [report()]))) == 1
+        assert self.bridge.wait(one.settle([failed, done], [report()])) == []
+        self.accounted_for(one)
+
     def test_what_was_delivered_too_late_is_told_as_perhaps_twice(self) -> None:
         one, two = self.node("gw1"), self.node("gw2")
         records = [self.put(one)[1][0] for _ in range(2)]

@@ -218,7 +218,12 @@ class SharedBatch:
         """Whether any of these is news that owes a report: an end, or a first warning.
 
         To be asked before `settle` is told of them. That one is postponed once more is no news.
+        Where some have failed it is they who count: after a change of hands two deliveries of the
+        same may end here, and what the second one says of others makes no new report on them.
         """
+        settlements = [
+            each for each in settlements if each.state is RecipientState.FAILED
+        ] or settlements
         keys = [(each.record.message, each.record.number) for each in settlements]
         found = session.ask(_WAITING, self._keyed([key for key in keys if key not in self._ends]))
         waiting = {(message, number): warned for message, number, warned in found}

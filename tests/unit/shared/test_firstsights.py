@@ -40,6 +40,12 @@ class FirstSightsTests(unittest.TestCase):
         self.assertFalse(self.new(302, errand="<c> <d>"))
         self.assertTrue(self.new(302, "198.51.100.0/24", "<c> <d>"))
 
+    def test_who_came_back_to_somebody_else_is_known_here_too(self) -> None:
+        self.assertFalse(self.sights.knows("192.0.2.0/24", NOW))
+        self.sights.know("192.0.2.0/24", NOW)
+        self.assertTrue(self.sights.knows("192.0.2.0/24", NOW + 1))
+        self.assertFalse(self.new(2))
+
     def test_who_comes_back_too_late_is_new_again(self) -> None:
         self.new(0)
         self.assertTrue(self.new(RETRIED + 1))

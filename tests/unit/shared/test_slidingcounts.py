@@ -37,6 +37,17 @@ class Window(CountsCase):
         for later, count in ((0.0, 3), (HOUR, 3), (HOUR * CELLS / (CELLS - 1) + 1, 0)):
             self.assertEqual(counts.count("ann", NOW + later), count)
 
+    def test_what_others_have_counted_is_known_here_and_makes_nothing_fewer(self) -> None:
+        counts = self.counts(most=10)
+        counts.add("ann", NOW)
+        counts.know("ann", 9, NOW)
+        self.assertEqual(counts.count("ann", NOW), 9)
+        self.assertEqual(list(counts.near(NOW)), [("ann", 9)])
+        counts.know("ann", 3, NOW)
+        self.assertEqual(counts.add("ann", NOW)[0], 10)
+        counts.know("bob", 2, NOW)
+        self.assertEqual(counts.count("bob", NOW), 2)
+
     @settings(max_examples=60, deadline=None)
     @given(
         st.lists(st.floats(0, 900), min_size=1, max_size=60),
