@@ -12,6 +12,7 @@ long it takes to read many files, and one that was changed.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import socket
 import sqlite3
@@ -21,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from twisted.internet import reactor as the_reactor
 from twisted.internet.task import LoopingCall
@@ -170,11 +171,7 @@ def live(folder: Path, keys: int) -> None:
         'table people sqlite file mail.db query "SELECT target FROM f WHERE alias = $1" '
         "live cache 1h\naccept to <people>\nforward <people>\nroute any direct\n"
     )
-    server = subprocess.Popen(
-        [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "relayd", "--config",
-         str(folder / "relayd.conf")],
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    server = _started(folder / "relayd.conf")
     try:
         _wait(port)
         print("| | RCPTs a second |\n|---|---|")
@@ -187,8 +184,20 @@ def live(folder: Path, keys: int) -> None:
         server.wait()
 
 
+def _started(config: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", TWISTD, "-n", "--pidfile=", "relayd", "--config", str(config)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def _greet(line: socket.socket, said: BinaryIO) -> None:
+    said.readline()
+    line.sendall(b"EHLO client.example\r\n")
+    while said.readline()[3:4] == b"-":
+        pass
+
+
 def _wait(port: int) -> None:
-    for _ in range(600):
+    for _ in range(3000):
         try:
             socket.create_connection(("127.0.0.1", port)).close()
         except OSError:
@@ -202,10 +211,7 @@ def _ask(port: int, keys: int) -> None:
     """Each address in a RCPT, so many a message, none of which is sent."""
     for first in range(0, keys, 20 * BATCH):
         with socket.create_connection(("127.0.0.1", port)) as line, line.makefile("rb") as said:
-            said.readline()
-            line.sendall(b"EHLO client.example\r\n")
-            while said.readline()[3:4] == b"-":
-                pass
+            _greet(line, said)
             for begins in range(first, min(first + 20 * BATCH, keys), BATCH):
                 numbers = range(begins, min(begins + BATCH, keys))
                 text = "".join(f"RCPT TO:<user{number}@example.com>\r\n" for number in numbers)
@@ -244,6 +250,42 @@ def scoped(folder: Path, files: int) -> None:
         changed = customers / f"customer{len(what)}.example.rules"
         changed.write_text(f"accept to {len(what)}@customer{len(what)}.example\n")
     print(f"{len(rules.items):,} statements")
+    _running(folder, files)
+
+
+def _running(folder: Path, files: int) -> None:
+    """The same of a relayd that runs, from the word to reload to the answer of a RCPT."""
+    port, config = free_port(), folder / "relayd.conf"
+    config.write_text(f"listen 127.0.0.1:{port}\ncontrol {folder}/control\n{config.read_text()}")
+    server = _started(config)
+    status = Path(f"/proc/{server.pid}/stat")
+
+    def cpu() -> float:
+        used = status.read_text().rpartition(")")[2].split()
+        return (int(used[11]) + int(used[12])) / os.sysconf("SC_CLK_TCK")
+
+    try:
+        _wait(port)
+        for number in range(5):
+            domain = f"customer{number * 7 % files}.example"
+            (folder / "customers" / f"{domain}.rules").write_text(f"accept to x{number}@{domain}\n")
+            begun, before = time.monotonic(), cpu()
+            with socket.socket(socket.AF_UNIX) as control:
+                control.connect(str(folder / "control"))
+                control.sendall(b'{"command": "reload"}\n')
+                control.makefile("rb").readline()
+            with socket.create_connection(("127.0.0.1", port)) as line, line.makefile("rb") as said:
+                _greet(line, said)
+                asked = f"MAIL FROM:<a@b.example>\r\nRCPT TO:<x{number}@{domain}>\r\n"
+                line.sendall(asked.encode())
+                if [said.readline()[:3] for _ in range(2)] != [b"250", b"250"]:
+                    raise SystemExit("it is not in force")
+            took = time.monotonic() - begun
+            time.sleep(1)  # what is kept for the next start is written meanwhile
+            print(f"| running: one changed | {took:.2f} s | {cpu() - before:.2f} s |", flush=True)
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -229,9 +229,7 @@ class SiblingsTest(CopyCase):
 
     def test_what_a_milter_holds_is_copied_at_once_and_once(self) -> None:
         milter = Milter(self, edits=lambda fields, content: [(b"q", b"why not\0")])
-        relay = self.gateway(
-            f"milter m {milter.where}\nask m\ncopy any to {ARCHIVE} via journal"
-        )
+        relay = self.gateway(f"milter m {milter.where}\nask m\ncopy any to {ARCHIVE} via journal")
         self.assertEqual(self.send(relay, INFO)[0], 250)
         self.copy()
         [held] = wait_until(lambda: relay.queue() if len(relay.queue()) == 1 else [], "held")

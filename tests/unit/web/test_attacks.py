@@ -341,7 +341,8 @@ class Attacks(Scene, TestCase):
             "/message/%00", "/queue/", "/queue;x", "http://evil.example/queue", "/message/1K7/x",
             "/api/1/messages/..", "/api/1/", "/api/1", "/api/2/status", "*", "queue", "/QUEUE",
             "/queue%00", "/queue%2f", "/%2fqueue", "/rules?file=/etc/passwd", "/queue\\", "/q\0",
-            "http://@localhost/queue", "http://localhost?/queue", "http://localhost//queue", "/api/1/rules%2ftext", "/./queue",
+            "http://@localhost/queue", "http://localhost?/queue", "http://localhost//queue",
+            "/api/1/rules%2ftext", "/./queue",
             "/api//1/status", "/api/1//status", "/login/..", "/\xff", "/queue#x", "/message/",
         ):  # fmt: skip
             raw = await self.raw()
