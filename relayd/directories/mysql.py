@@ -21,6 +21,7 @@ from relayd.directories.source import (
     counted,
     missing,
     private,
+    versioned,
 )
 from relayd.rules.language.directory import KEY
 
@@ -40,10 +41,14 @@ _OPTIONS = {
 
 def read(order: TableOrder, tag: str) -> Rows:
     """See Driver. A server that is not on this machine's socket must prove who it is."""
-    pymysql = _library()
+    pymysql, now = _library(), ""
     try:
-        # no copy of all rows here
-        cursor = _connected(order, CONNECT, SILENCE).cursor(pymysql.cursors.SSCursor)
+        connection = _connected(order, CONNECT, SILENCE)
+        if order.directory.version:
+            with connection.cursor() as asked:
+                asked.execute(order.directory.version)
+                now = versioned(order, asked.fetchone(), tag)
+        cursor = connection.cursor(pymysql.cursors.SSCursor)  # no copy of all rows here
         cursor.execute(order.directory.query)
         columns = counted(len(cursor.description or ()))
     except (pymysql.Error, ssl.SSLError) as error:
@@ -55,7 +60,7 @@ def read(order: TableOrder, tag: str) -> Rows:
         except pymysql.Error as error:
             raise SourceError(_plain(error)) from None
 
-    return Rows(columns, rows())
+    return Rows(columns, rows(), now)
 
 
 def connect(order: TableOrder) -> AskedSource:

@@ -19,6 +19,7 @@ from relayd.directories.source import (
     TableOrder,
     counted,
     missing,
+    versioned,
 )
 from relayd.rules.language.directory import KEY
 from relayd.rules.tables.snapshot import CHUNK
@@ -26,9 +27,12 @@ from relayd.rules.tables.snapshot import CHUNK
 
 def read(order: TableOrder, tag: str) -> Rows:
     """See Driver. Nothing but a word in the connection or its service switches verification off."""
-    psycopg = _library(order)
+    psycopg, now = _library(order), ""
     try:
         connection = _connected(order)
+        if order.directory.version:
+            row = connection.execute(order.directory.version.encode()).fetchone()
+            now = versioned(order, row, tag)
         cursor = connection.cursor(name="relayd")  # the server's: no copy of all rows here
         cursor.itersize = CHUNK
         cursor.execute(order.directory.query.encode())
@@ -42,7 +46,7 @@ def read(order: TableOrder, tag: str) -> Rows:
         except psycopg.Error as error:
             raise SourceError(_plain(error)) from None
 
-    return Rows(columns, rows())
+    return Rows(columns, rows(), now)
 
 
 def connect(order: TableOrder) -> AskedSource:

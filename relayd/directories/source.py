@@ -118,6 +118,23 @@ def counted(columns: int) -> int:
     return columns
 
 
+def versioned(order: TableOrder, row: Sequence[object] | None, tag: str) -> str:
+    """The tag that the answer to `version` makes; raises SourceError, or Unchanged: it is this one.
+
+    It is asked before the rows, so that what changes meanwhile is found the next time.
+    """
+    if row is None:
+        raise SourceError("the query of version gives no row: expected one")
+    fresh = json.dumps([order.directory.version, *(_plain(each) for each in row)])
+    if fresh == tag:
+        raise Unchanged
+    return fresh
+
+
+def _plain(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
 def missing(library: str, package: str) -> SourceError:
     """The driver's library is not installed."""
     return SourceError(

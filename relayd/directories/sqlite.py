@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 
 from relayd.directories.source import (
@@ -12,19 +13,43 @@ from relayd.directories.source import (
     Rows,
     SourceError,
     TableOrder,
+    Unchanged,
     counted,
+    versioned,
 )
 from relayd.rules.language.directory import KEY
+
+YOUNG = 2.0  # seconds in which a file may change again and look the same
 
 
 def read(order: TableOrder, tag: str) -> Rows:
     """See Driver."""
-    database = _connected(order, 10)
+    database, now = _connected(order, 10), _as_it_looks(order)
     try:
+        if order.directory.version:
+            row = database.execute(order.directory.version).fetchone()
+            now = versioned(order, row, tag)
+        elif now and now == tag:
+            raise Unchanged
         found = database.execute(order.directory.query)
     except sqlite3.Error as error:
         raise SourceError(f"{order.directory.where}: {error}") from None
-    return Rows(counted(len(found.description or ())), iter(found))
+    return Rows(counted(len(found.description or ())), iter(found), now)
+
+
+def _as_it_looks(order: TableOrder) -> str:
+    """What differs where the database does; empty: it may change again and look the same."""
+    path = order.file(order.directory.where)
+    looks = []
+    for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-journal")):
+        try:
+            found = each.stat()
+        except FileNotFoundError:
+            continue
+        if time.time() - max(found.st_mtime, found.st_ctime) < YOUNG:
+            return ""
+        looks.append((each.name, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    return repr(looks)
 
 
 def connect(order: TableOrder) -> AskedSource:

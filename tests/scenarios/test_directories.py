@@ -388,7 +388,8 @@ class PostgresqlSource(DirectoryTest):
         os.environ["PGSERVICEFILE"] = str(service)
         self.addCleanup(os.environ.pop, "PGSERVICEFILE")
         query = 'query "SELECT alias, target FROM f" refresh 1s'
-        self.people = f'postgresql "service=mail dbname=postgres" {query}'
+        version = "SELECT md5(string_agg(alias || ' ' || target, ',' ORDER BY alias)) FROM f"
+        self.people = f'postgresql "service=mail dbname=postgres" {query} version "{version}"'
         self.ours = (
             'postgresql "service=mail dbname=postgres" query "SELECT \'example.com\'" refresh 1s'
         )
@@ -496,7 +497,8 @@ class MariadbSource(DirectoryTest):
         )
         service.chmod(0o600)
         query = 'query "SELECT alias, target FROM f" refresh 1s'
-        self.people = f'mysql "service=mail" {query}'
+        version = "SELECT md5(group_concat(alias, ' ', target ORDER BY alias)) FROM f"
+        self.people = f'mysql "service=mail" {query} version "{version}"'
         self.ours = 'mysql "service=mail" query "SELECT \'example.com\'" refresh 1s'
         self.wrong = f'mysql "service=mail host=127.0.0.1" {query}'
         start = 'mysql "service=mail" query'

@@ -47,6 +47,7 @@ class DirectoryDef:
     stale: float = WEEK  # ... that the last good one is believed while the source is away
     shrink: int = SHRINK  # percent that may be lost before somebody is asked
     strict: bool = False  # one bad entry keeps all of them out
+    version: str = ""  # a query: entries are read when its answer is another
     live: float = 0.0  # seconds that an answer is believed; 0: entries are read, not asked for
 
     @property
@@ -75,7 +76,8 @@ class DirectoryDef:
         words = [*self._source(), "refresh", f"{self.refresh:.0f}s"]
         words += ["stale", f"{self.stale:.0f}s"] if self.stale != WEEK else []
         words += ["shrink", f"{self.shrink}%"] if self.shrink != SHRINK else []
-        return " ".join([*words, *(["strict"] if self.strict else [])])
+        words += ["strict"] if self.strict else []
+        return " ".join([*words, *(["version", string(self.version)] if self.version else [])])
 
 
 def read_directory(words: Words, kind: str) -> DirectoryDef:
@@ -112,15 +114,19 @@ def read_refreshing(words: Words, kind: str, where: str, parts: Mapping[str, Any
             "expected live cache 5m, or no $1",
         )
     refresh, stale, shrink, strict = words.duration(LEAST_REFRESH), WEEK, SHRINK, False
-    while words.at_word("stale", "shrink", "strict"):
+    version = ""
+    options = ("stale", "shrink", "strict", *(("version",) if parts.get("query") else ()))
+    while words.at_word(*options):
         if words.skip_word("stale"):
             stale = words.duration(LEAST_STALE)
         elif words.skip_word("shrink"):
             shrink = _percent(words)
+        elif words.skip_word("version"):
+            version = words.string("a query in quotes, of one row").text
         else:
             strict = words.skip_word("strict")
     return DirectoryDef(kind, where, **parts, refresh=refresh, stale=stale, shrink=shrink,
-                     strict=strict)  # fmt: skip
+                     strict=strict, version=version)  # fmt: skip
 
 
 def _no_key(words: Words, kind: str) -> Complaint:

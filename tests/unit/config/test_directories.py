@@ -21,6 +21,8 @@ filter "(objectClass=inetOrgPerson)" key mail value mailForwardingAddress refres
 table panel http https://panel.example.com/forwards.json secret file panel.token refresh 60s \
 stale 86400s shrink 80% strict
 table local sqlite file mail.db query "SELECT a, b FROM f" refresh 60s
+table quick postgresql "service=mail" query "SELECT a FROM f" refresh 1s \
+version "SELECT max(changed), count(*) FROM f"
 """
 BLOCK = """\
 table  people    postgresql "service=mail" query "SELECT alias, target FROM forwards" refresh 30s
@@ -54,7 +56,7 @@ class DirectoriesTest(unittest.TestCase):
 
     def test_each_statement_reads_as_it_is_written(self) -> None:
         items = self.load(STATEMENTS + "accept to <domains>\n").ruleset.items
-        self.assertEqual("".join(f"{each}\n" for each in items[:5]), STATEMENTS)
+        self.assertEqual("".join(f"{each}\n" for each in items[:6]), STATEMENTS)
 
     def test_one_that_was_never_read_refuses_no_start_whatever_is_expected(self) -> None:
         table = self.load(STATEMENTS + RULES).ruleset.tables["people"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import unittest
+from collections import Counter
 from pathlib import Path
+from types import FrameType
 from unittest.mock import patch
 
 from relayd import config
@@ -323,6 +326,37 @@ class ScopedTest(unittest.TestCase):
         self.assertEqual(self.reply(settings, "info@c7.example"), 250)
         self.assertIn("its last good version", refused(settings)[0])
         self.assertIn("its last good version", refused(self.load())[0])
+
+    def counted(self) -> tuple[config.Settings, Counter[str]]:
+        """What is called how often while it is loaded."""
+        counted: Counter[str] = Counter()
+
+        def profile(frame: FrameType, event: str, _: object) -> None:
+            counted[frame.f_code.co_name] += event == "call"
+
+        sys.setprofile(profile)
+        try:
+            return self.load(RecordedTexts()), counted
+        finally:
+            sys.setprofile(None)
+
+    @patch("relayd.config.scopedfiles.YOUNG", 0.0)
+    def test_one_that_has_changed_is_read_and_compiled_once_however_many_there_are(self) -> None:
+        """What else is done for the others is to look at each once, and a step for its rules."""
+        calls = {}
+        for files in (100, 200):
+            for number in range(files):
+                self.write(f"c{number}.example", f"accept to @c{number}.example\n")
+            self.load(RecordedTexts())
+            self.write("c7.example", f"accept to x{files}@c7.example\n")
+            settings, counted = self.counted()
+            self.assertEqual(self.reply(settings, f"x{files}@c7.example"), 250)
+            self.assertEqual(counted["read_scoped"], 1)
+            self.assertEqual(counted["lex"], 2)  # the other is relayd.conf
+            self.assertEqual(counted["part_of"], 1)
+            self.assertLessEqual(counted["piece"], 2)  # RecordedTexts asks Texts
+            calls[files] = counted.total()
+        self.assertLess((calls[200] - calls[100]) / 100, 20, calls)
 
     def test_nodes_of_a_cluster_with_other_files_have_other_rules(self) -> None:
         self.write("example.com", "accept to @example.com\n")

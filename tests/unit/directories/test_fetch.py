@@ -12,7 +12,7 @@ from unittest import mock
 
 from relayd.directories import ldap
 from relayd.directories.fetch import ASKS, FAILED, SAME, TAKEN, Fetched, fetch, pending
-from relayd.directories.source import TableOrder
+from relayd.directories.source import SourceError, TableOrder
 from relayd.rules.language.directory import DirectoryDef
 from relayd.rules.tables.snapshot import Entries
 
@@ -55,6 +55,56 @@ class FetchTest(unittest.TestCase):
         self.assertEqual(self.fetch(rows(20)[::-1]).outcome, SAME)
         self.assertEqual(self.path.stat().st_ino, before.st_ino)
         self.assertGreater(self.path.stat().st_mtime_ns, before.st_mtime_ns)
+
+    def change(self, *statements: str) -> None:
+        database = sqlite3.connect(self.folder / "db")
+        for each in statements:
+            database.execute(each)
+        database.commit()
+        database.close()
+
+    def test_a_database_whose_file_is_as_it_was_is_not_read(self) -> None:
+        with mock.patch("relayd.directories.sqlite.YOUNG", -1.0):
+            self.assertEqual(self.fetch(rows(20)).outcome, TAKEN)
+            with mock.patch("relayd.directories.fetch._copy", side_effect=AssertionError):
+                self.assertEqual(self.fetch_from("db").outcome, SAME)
+            self.change("INSERT INTO f VALUES ('new@example.com', 'x@example.net')")
+            self.assertEqual(self.fetch_from("db").outcome, TAKEN)
+            self.change("PRAGMA journal_mode = WAL")
+            self.fetch_from("db")
+            open_ = sqlite3.connect(self.folder / "db")  # so that the log stays a file of its own
+            self.addCleanup(open_.close)
+            open_.execute("SELECT * FROM f").fetchall()
+            self.change("INSERT INTO f VALUES ('more@example.com', 'x@example.net')")
+            self.assertEqual(self.fetch_from("db").outcome, TAKEN)
+            self.assertEqual(self.kept, 22)
+
+    def test_one_that_was_written_just_now_is_read_all_the_same(self) -> None:
+        """It might be written once more within one tick of the file system's clock."""
+        self.fetch(rows(20))
+        with mock.patch("relayd.directories.fetch._copy", side_effect=SourceError("read")):
+            self.assertEqual(self.fetch_from("db"), Fetched(FAILED, "read"))
+
+    def test_rows_are_read_when_the_version_is_another(self) -> None:
+        version = {"version": "SELECT count(*), max(a) FROM f"}
+        self.assertEqual(self.fetch(rows(20), **version).outcome, TAKEN)
+        with mock.patch("relayd.directories.fetch._copy", side_effect=AssertionError):
+            self.assertEqual(self.fetch_from("db", **version).outcome, SAME)
+        self.change("DELETE FROM f WHERE a = 'u3@example.com'")
+        self.assertEqual(self.fetch_from("db", **version).outcome, TAKEN)
+        self.assertEqual(self.kept, 19)
+        other = {"version": "SELECT count(*) FROM f"}  # says nothing of what was read by another
+        with mock.patch("relayd.directories.fetch._copy", side_effect=SourceError("read")):
+            self.assertEqual(self.fetch_from("db", **other), Fetched(FAILED, "read"))
+
+    def test_a_version_without_a_row_or_that_fails_keeps_what_there_is(self) -> None:
+        self.fetch(rows(20))
+        for query, why in (
+            ("SELECT a FROM f WHERE 0", "the query of version gives no row: expected one"),
+            ("SELECT none FROM f", "db: no such column: none"),
+        ):
+            self.assertEqual(self.fetch_from("db", version=query), Fetched(FAILED, why))
+        self.assertEqual(self.kept, 20)
 
     def test_half_is_taken_up_and_less_is_asked_about(self) -> None:
         self.fetch(rows(10))
