@@ -30,6 +30,7 @@ from relayd.spool.sqlite.bridge import ThreadBridge
 from relayd.spool.sqlite.rows import outcome_text
 from relayd.spool.view import Accepted, NewMessage, QueueFilter
 from tests.postgresqlserver import PostgresqlServer, Wire, empty_spool
+from tests.scenarios.harness import patience
 from tests.spooling import DONE, LATER, octets, recipient, submission
 
 BIG = b"0123456789abcdef" * (200_000)  # three megabytes and a bit: four chunks
@@ -234,7 +235,8 @@ class LeaseTests(Case):
 
     def setUp(self) -> None:
         super().setUp()
-        self.sql("INSERT INTO meta VALUES ('lease', '4')")
+        # where others compute as well a node may be kept from its database for seconds on end
+        self.sql(f"INSERT INTO meta VALUES ('lease', '{min(patience(4.0), 12.0):.0f}')")
 
     def silence(self, spool: PostgresqlSpool) -> threading.Event:
         """Its writer gets no further until the event, as when the process is frozen."""
@@ -243,10 +245,10 @@ class LeaseTests(Case):
         class Stuck(SharedWrite):
             def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
                 begun.set()
-                on.wait(30)
+                on.wait(90)
 
         spool._writer.put(Stuck())
-        assert begun.wait(10)
+        assert begun.wait(60)
         self.addCleanup(on.set)
         return on
 
@@ -390,7 +392,7 @@ class LeaseTests(Case):
         self.bridge.wait(one.close())
         began = time.monotonic()
         self.until(lambda: self.own(two) == idents)
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 28
 
     def test_what_is_on_hold_goes_along_and_who_was_not_answered_is_let_go(self) -> None:
         one, two = self.node("gw1"), self.node("gw2")
