@@ -275,6 +275,8 @@ def _running(folder: Path, files: int) -> None:
     server = _started(config)
     try:
         _wait(port)
+        while not (folder / "control").exists():  # it comes a little later
+            time.sleep(0.1)
         for number in range(5):
             domain = f"customer{number * 7 % files}.example"
             (folder / "customers" / f"{domain}.rules").write_text(f"accept to x{number}@{domain}\n")
