@@ -175,7 +175,8 @@ def live(folder: Path, keys: int) -> None:
         config = folder / "relayd.conf"
         config.write_text(
             f"hostname gw.example.com\nspool {folder}/spool\nlisten 127.0.0.1:{port}\n"
-            f"table people {table}\naccept to <people>\nforward <people>\nroute any direct\n"
+            f"workers 1\ntable people {table}\naccept to <people>\nforward <people>\n"
+            "route any direct\n"
         )
         server = _started(config)
         try:
@@ -269,10 +270,13 @@ def scoped(folder: Path, files: int) -> None:
 def _running(folder: Path, files: int) -> None:
     """The same of a relayd that runs, from the word to reload to the answer of a RCPT."""
     port, config = free_port(), folder / "relayd.conf"
-    config.write_text(f"listen 127.0.0.1:{port}\ncontrol {folder}/control\n{config.read_text()}")
+    more = f"workers 1\nlisten 127.0.0.1:{port}\ncontrol {folder}/control\n"
+    config.write_text(more + config.read_text())
     server = _started(config)
     try:
         _wait(port)
+        while not (folder / "control").exists():  # it comes a little later
+            time.sleep(0.1)
         for number in range(5):
             domain = f"customer{number * 7 % files}.example"
             (folder / "customers" / f"{domain}.rules").write_text(f"accept to x{number}@{domain}\n")
