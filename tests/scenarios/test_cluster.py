@@ -69,6 +69,8 @@ class Cluster(Scenario):
         self.addCleanup(self.database.stop)
         self.sink = Sink()
         self.addCleanup(self.sink.stop)
+        self.answering = threading.Event()  # the next hop does, but where a test says otherwise
+        self.answering.set()
 
     def wire(self, name: str) -> Wire:
         """The way from this node to the database, if it is made before the node."""
@@ -166,8 +168,11 @@ class Cluster(Scenario):
         slow = self.sink_that_waits(0.02)
         load = self.load([one, two, three], 150)
         wait_until(lambda: len(load.taken) > 40, "a load")
+        self.answering.clear()  # so that there is mail of its own
+        wait_until(lambda: len(load.taken) > 52, "each has some that waits")
         one.kill()
         at_risk = self.under_way(slow)
+        self.answering.set()
         self.all_has_arrived(load, two, at_risk)
         taken = "took over the mail of a node that is gone"
         wait_until(lambda: taken in two.log(1000) + three.log(1000), "its mail is taken over")
@@ -253,6 +258,7 @@ class Cluster(Scenario):
             if step.stage == "content":
                 asked.extend(step.recipients)
                 time.sleep(seconds)
+                self.answering.wait(60)
             return None
 
         self.sink.script = script
