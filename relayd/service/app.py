@@ -95,7 +95,6 @@ from relayd.service.tableorders import live_directories_of, snapshot_orders
 from relayd.service.watch import ConfigurationWatch
 from relayd.spool.disk.lock import Lock
 from relayd.spool.errors import SpoolError, SpoolLocked
-from relayd.spool.postgresql.tally import forget_in
 from relayd.tls.dates import CertificateDates
 
 if TYPE_CHECKING:
@@ -483,6 +482,9 @@ class Relayd(MultiService):
         return LimitsDesk(limits, lambda: self._configuration.settings, self._log)
 
     def _forget(self, database: str, name: str, key: str) -> None:
+        # loads psycopg, which only a cluster needs
+        from relayd.spool.postgresql.tally import forget_in
+
         try:
             forget_in(database, name, key)
         except SpoolError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from relayd.authentication.dkimsigning import new_private_key
-from relayd.config import ConfigErrors, load
+from relayd.config import load
 from relayd.ctl import relayctl
 from relayd.rules.tables.snapshot import SnapshotHead, write
 
@@ -102,8 +102,7 @@ class RecipesTest(unittest.TestCase):
             row = " ".join(("other@example.com", "other@example.net")[:columns])
             head = SnapshotHead("", columns, 0, time.time(), "")
             write(folder / name, name, [row], head)
-            with self.assertRaises(ConfigErrors):
-                load(path)
+            self.assertIn("expect", "".join(map(str, load(path).warnings)))
 
     def explained(self, words: str) -> str:
         name, *arguments = shlex.split(words)

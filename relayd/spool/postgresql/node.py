@@ -10,7 +10,7 @@ from relayd.spool.postgresql.batch import Ownership
 from relayd.spool.postgresql.schema import LOCKS, MAX_NODES, WHOLE
 from relayd.spool.postgresql.session import DatabaseSession
 
-ENDING = 3.0  # seconds in which the server notices that an earlier process has ended
+ENDING = 10.0  # seconds in which even a busy server notices that an earlier process has ended
 
 _NUMBER = """
     SELECT min(n) FROM generate_series(0, %s) AS n
