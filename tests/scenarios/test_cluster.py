@@ -265,8 +265,10 @@ class Cluster(Scenario):
         return asked
 
     def under_way(self, asked: list[str]) -> set[str]:
-        """Of whom the next hop knew by now, but perhaps not yet the database that it does."""
-        return set(asked[-60:])
+        """Of whom the next hop knows, and perhaps not yet the database that it does."""
+        known = len(asked)
+        time.sleep(patience(1.0))  # what was on its way to the next hop gets there
+        return set(asked[max(known - 60, 0) :])
 
     def test_while_the_database_is_away_clients_are_asked_to_come_again(self) -> None:
         gateway = self.gateway("gw1")

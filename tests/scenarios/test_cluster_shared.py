@@ -61,6 +61,20 @@ class Shared(Scenario):
         found[0].ctl("spool", "create")
         return found
 
+    def sent(self, node: Relayd, to: str, refused: list[smtplib.SMTPResponseException]) -> bool:
+        """Whether it is taken; goodbye may be said to QUIT already, which is no refusal."""
+        taken = False
+        try:
+            with smtplib.SMTP(*node.address, timeout=30) as client:
+                client.sendmail(ANN, [to], CONTENT)
+                taken = True
+        except smtplib.SMTPResponseException as error:
+            if error.smtp_code != 421:
+                refused.append(error)
+        except OSError:  # smtplib's own, of a lost connection, among them
+            pass
+        return taken
+
     def said(self, node: Relayd, to: str = "bob@example.com") -> int:
         """The code that a message gets from this node."""
         with node.session() as client:
@@ -110,17 +124,9 @@ class Shared(Scenario):
                 count += 1
                 to = f"m{number}-{count}@example.com"
                 for node in nodes[number:] + nodes[:number]:  # who does not answer is passed over
-                    try:
-                        with smtplib.SMTP(*node.address, timeout=30) as client:
-                            client.sendmail(ANN, [to], CONTENT)
-                    except (OSError, smtplib.SMTPServerDisconnected):
-                        continue
-                    except smtplib.SMTPResponseException as error:
-                        if error.smtp_code != 421:
-                            refused.append(error)
-                        continue
-                    taken.append(to)
-                    break
+                    if self.sent(node, to, refused):
+                        taken.append(to)
+                        break
 
         clients = [threading.Thread(target=send, args=(n,), daemon=True) for n in range(2)]
         self.addCleanup(over.set)

@@ -250,7 +250,9 @@ class HttpTest(DirectoryTest):
 
     def test_http(self) -> None:
         self.put_through()
-        self.assertIn(("/ours.json", "304"), self.asked)
+        wait_until(
+            lambda: ("/ours.json", "304") in self.asked, "what is as before is not sent again"
+        )
 
     def test_whatever_is_wrong_with_the_answer_is_told_and_changes_nothing(self) -> None:
         """One server, a path for each trouble; all tables were good before."""
