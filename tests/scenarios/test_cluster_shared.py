@@ -61,7 +61,7 @@ class Shared(Scenario):
         found[0].ctl("spool", "create")
         return found
 
-    def sent(self, node: Relayd, to: str, refused: list[smtplib.SMTPResponseException]) -> bool:
+    def sent(self, node: Relayd, to: str, refused: list[smtplib.SMTPException]) -> bool:
         """Whether it is taken; goodbye may be said to QUIT already, which is no refusal."""
         taken = False
         try:
@@ -70,6 +70,9 @@ class Shared(Scenario):
                 taken = True
         except smtplib.SMTPResponseException as error:
             if error.smtp_code != 421:
+                refused.append(error)
+        except smtplib.SMTPRecipientsRefused as error:
+            if any(code != 421 for code, _ in error.recipients.values()):
                 refused.append(error)
         except OSError:  # smtplib's own, of a lost connection, among them
             pass
@@ -115,7 +118,7 @@ class Shared(Scenario):
         for each in nodes:
             each.start()
         taken: list[str] = []
-        refused: list[smtplib.SMTPResponseException] = []
+        refused: list[smtplib.SMTPException] = []
         over = threading.Event()
 
         def send(number: int) -> None:
