@@ -317,6 +317,11 @@ class Relayd:
             *("relayd", "--config", str(self.config)),
         ]
 
+    def _as_usual(self) -> bool:
+        """It is started by the program that a fork has loaded already, with nothing before it."""
+        usual = self.command[:3] == [sys.executable, "-c", _TWISTD]
+        return usual and not (self.by_exec or self.path)
+
     @property
     def environment(self) -> dict[str, str]:
         """Finds this checkout before any installed relayd."""
@@ -329,7 +334,7 @@ class Relayd:
             self.folder / "log",
             cwd=self.folder,
             environment=self.environment,
-            begin=subprocess.Popen if self.by_exec or self.enter or self.path else Forked,
+            begin=Forked if self._as_usual() else subprocess.Popen,
         )
 
         def greeted() -> bool:
