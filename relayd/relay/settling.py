@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.mail.log import MailLog
 from relayd.mail.message import Settlement
+from relayd.spool.errors import SpoolAway, SpoolFull
 from relayd.spool.view import Accepted, NewMessage
 
 _POLL = 1.0  # seconds between looks at a spool that is in trouble
@@ -97,7 +98,9 @@ class Settling:
                         owed = True
                         self._owed += 1
                         self._log.trouble("outcome not recorded", why=str(error))
-                    refused += self._shelf.healthy
+                    # a store may be well again by now, for a moment: not for this one's sake
+                    if not isinstance(error, (SpoolFull, SpoolAway)):
+                        refused += self._shelf.healthy
                     if refused >= _TRIES:
                         self._log.trouble(
                             "outcome cannot be recorded; the recipients rest until a restart",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from relayd.spool.errors import SpoolError, SpoolLocked
+from relayd.spool.errors import SpoolError, SpoolFull, SpoolLocked
 from relayd.spool.lease import Lease
 from relayd.spool.postgresql import node
 from relayd.spool.postgresql.batch import Ownership, SharedBatch
@@ -38,6 +38,7 @@ from relayd.spool.sqlite.writer import (
 )
 
 REST = 2.0  # seconds without a request after which chores are looked for
+FULL_FOR = 1.0  # seconds in which nothing is asked of a database that has no room
 PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts to reach the database
 PATIENCE = 15.0  # seconds that an end waits for what an unanswered COMMIT has become
 
@@ -270,6 +271,8 @@ class SharedWriter:
         """Fail what comes until the database is there again, and we know what it has."""
         self._owner.health(error)
         began = time.monotonic()
+        if isinstance(error, SpoolFull) and not self._stopping:
+            self._fail_for(FULL_FOR, error)  # it can be reached all the time, and is full still
         for attempt in range(1 << 30):
             try:
                 self._reach()

@@ -22,7 +22,7 @@ from relayd.relay.lost import COPIES
 from relayd.relay.retrypolicy import RetryPolicy, judge_waiting
 from relayd.report.bounce import Action
 from relayd.report.dsn import Written, write
-from relayd.spool.errors import SpoolError
+from relayd.spool.errors import SpoolError, SpoolFull
 from relayd.spool.queue import Bounds, Standing
 from relayd.spool.schedule import Schedule
 from relayd.spool.view import Accepted, NewMessage
@@ -893,6 +893,30 @@ class SpoolTrouble(TestCase):
                 "outcome cannot be recorded; the recipients rest until a restart",
             ],
         )
+
+    def test_what_a_full_spool_will_not_take_is_recorded_when_there_is_room(self) -> None:
+        """However often it is well again for a moment, as a database that is full can be."""
+        world = World()
+        ident = world.accept()
+        settle = world.table._settle
+        full = True
+
+        def refuse(
+            settlements: Sequence[Settlement], reports: Sequence[NewMessage]
+        ) -> list[Accepted]:
+            if full:
+                raise SpoolFull("no space left")
+            return settle(settlements, reports)
+
+        world.table._settle = refuse  # type: ignore[method-assign]
+        world.courier.finish(DELIVERED)
+        world.wait(60, step=1)
+        full = False
+        world.wait(10, step=1)
+        self.assertIs(world.table.state(ident), RecipientState.DELIVERED)
+        self.assertEqual([event for event, _ in world.log.troubles], ["outcome not recorded"])
+        world.accept()
+        self.assertEqual(len(world.courier.started), 2)
 
     def test_an_unreadable_table_is_read_again(self) -> None:
         world = World(start=False)
