@@ -5,7 +5,8 @@
 
 Errors count as failed. The exit status is not zero if anything failed, if nothing ran, or,
 with --no-skips, if anything was skipped. With --quiet only what went wrong is shown, and which
-modules took longest. What --without names, scenarios that another run has, is not begun, and said.
+modules took longest. What --without names, scenarios or a folder of tests that another run has, is
+not begun, and said.
 
 With --again a scenario that failed beside others is run once more, alone: real servers and real
 clocks fail now and then for nothing but a machine with more to do than cores. It counts by what it
@@ -47,17 +48,18 @@ LONGEST = (
 
 
 def suites(without: Collection[str] = ()) -> list[list[str]]:
-    """What to run by default: the quick tests together, then the scenarios but for some modules.
+    """What to run by default: the quick tests together, then the scenarios, but for some of them.
 
     Raises ValueError if there is no such module: whoever renames one is to hear of it.
     """
     # tests/bench and tests/faults take long and are commands of their own
     folders = sorted(path.parent.name for path in TESTS.glob("*/__init__.py"))
-    quick = [f"tests.{name}" for name in folders if name not in ("scenarios", "bench", "faults")]
+    others = ("scenarios", "bench", "faults", *without)
+    quick = [f"tests.{name}" for name in folders if name not in others]
     quick += [f"tests.{path.stem}" for path in sorted(TESTS.glob("test_*.py"))]
     there = {path.stem for path in TESTS.glob("scenarios/test_*.py")}
-    if unknown := sorted({*without} - there):
-        raise ValueError(f"no module of tests/scenarios: {', '.join(unknown)}")
+    if unknown := sorted({*without} - there - {*folders}):
+        raise ValueError(f"no scenarios, and no folder of tests: {', '.join(unknown)}")
     modules = sorted(there - {*without}, key=_begun)
     return [quick, [f"tests.scenarios.{name}" for name in modules]]
 
