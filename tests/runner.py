@@ -36,7 +36,7 @@ _PASSED = ("successes", "expectedFailures")
 _RULER = re.compile(r"^(?:={79}|-{79})$", re.MULTILINE)  # above each failure, and below the last
 _BY_CLOCKS = re.compile(r"^(tests\.(?:scenarios|faults)\.\w+\.\w+\.test_\w+)$", re.MULTILINE)
 SHOWN = 8  # of the slowest modules
-AGAIN = 4  # tests at most: where more fail, it is not the machine
+AGAIN = 6  # tests at most: where more fail, it is not the machine
 
 # begun first, or the others end long before one of their tests: up to a minute and a half for one.
 # A job takes one test after the other; those that only wait have some that compute beside them
