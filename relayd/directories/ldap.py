@@ -20,6 +20,7 @@ from relayd.directories.source import (
     SourceError,
     TableOrder,
     missing,
+    one_line,
 )
 from relayd.rules.language.directory import KEY
 from relayd.rules.tables.rows import cell
@@ -42,7 +43,7 @@ def read(order: TableOrder, tag: str) -> Rows:
             generator=True,
         )
     except trouble as error:
-        raise SourceError(_plain(error)) from None
+        raise SourceError(one_line(error)) from None
 
     def rows() -> Iterator[Sequence[object]]:
         try:
@@ -50,7 +51,7 @@ def read(order: TableOrder, tag: str) -> Rows:
                 if entry["type"] == "searchResEntry":
                     yield from _rows(entry["raw_attributes"], directory.key, directory.value)
         except trouble as error:
-            raise SourceError(_plain(error)) from None
+            raise SourceError(one_line(error)) from None
 
     return Rows(2 if directory.value else 1, rows())
 
@@ -61,7 +62,7 @@ def connect(order: TableOrder) -> AskedSource:
     try:
         return _Connection(order, _connected(order, PATIENCE, PATIENCE))
     except trouble as error:
-        raise SourceError(_plain(error)) from None
+        raise SourceError(one_line(error)) from None
 
 
 class _Connection:
@@ -81,7 +82,7 @@ class _Connection:
                 size_limit=MOST_ROWS,
             )
         except (self._ldap3.core.exceptions.LDAPException, OSError) as error:
-            raise SourceError(_plain(error)) from None
+            raise SourceError(one_line(error)) from None
         found = [
             value
             for entry in self._connection.response
@@ -161,7 +162,3 @@ def _here(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def _plain(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

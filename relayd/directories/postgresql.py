@@ -19,6 +19,7 @@ from relayd.directories.source import (
     TableOrder,
     counted,
     missing,
+    one_line,
     versioned,
 )
 from relayd.rules.language.directory import KEY
@@ -38,13 +39,13 @@ def read(order: TableOrder, tag: str) -> Rows:
         cursor.execute(order.directory.query.encode())
         columns = counted(len(cursor.description or ()))
     except psycopg.Error as error:
-        raise SourceError(_plain(error)) from None
+        raise SourceError(one_line(error)) from None
 
     def rows() -> Iterator[Sequence[object]]:
         try:
             yield from cursor
         except psycopg.Error as error:
-            raise SourceError(_plain(error)) from None
+            raise SourceError(one_line(error)) from None
 
     return Rows(columns, rows(), now)
 
@@ -56,7 +57,7 @@ def connect(order: TableOrder) -> AskedSource:
         connection = _connected(order, connect_timeout=PATIENCE)
         connection.autocommit = True
     except psycopg.Error as error:
-        raise SourceError(_plain(error)) from None
+        raise SourceError(one_line(error)) from None
     return _Connection(order, connection, psycopg.Error)
 
 
@@ -71,7 +72,7 @@ class _Connection:
             cursor = self._connection.execute(self._query, {"key": key})
             return iter(cursor.fetchmany(MOST_ROWS))
         except self._error as error:
-            raise SourceError(_plain(error)) from None
+            raise SourceError(one_line(error)) from None
 
     def end(self) -> None:
         """See AskedSource. Whoever waits for the server does so at its socket."""
@@ -109,7 +110,3 @@ def _connected(order: TableOrder, **options: int) -> Any:  # noqa: ANN401
     if options:
         connection.commit()
     return connection
-
-
-def _plain(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

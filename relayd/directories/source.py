@@ -135,6 +135,11 @@ def _plain(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
+def one_line(error: object) -> str:
+    """What a library says, without its line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def missing(library: str, package: str) -> SourceError:
     """The driver's library is not installed."""
     return SourceError(

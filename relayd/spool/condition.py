@@ -1,4 +1,4 @@
-"""A filter of the queue as SQL, in the words of each database that keeps one."""
+"""Filters of the queue and of the ledger as SQL, in the words of each database that keeps them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from relayd.mail.envelope import direct_queue
 from relayd.spool.sqlite.rows import fold
-from relayd.spool.view import QueueFilter
+from relayd.spool.view import FindFilter, QueueFilter
 
 ALL = "true"  # the condition of a filter that asks for nothing
 
 _PLACE = re.compile(r"\A\S+:[0-9]+\Z")
 _RECIPIENTS = ("r.mailbox", "coalesce(r.original, '')")
+_ACCEPTED = ("a.mailbox", "coalesce(a.original, '')")
 
 
 class Dialect(NamedTuple):
@@ -21,15 +22,16 @@ class Dialect(NamedTuple):
 
     bound: Callable[[str], str]  # a parameter, by its name
     position: str  # the function that says where in a text another one stands, from 1
+    ends: Callable[[str, str], str]  # that a column, in lower case, ends with a parameter
 
 
-SQLITE = Dialect(":{}".format, "instr")
-POSTGRESQL = Dialect("%({})s".format, "strpos")
+SQLITE = Dialect(":{}".format, "instr", "substr(lower({0}), -length({1})) = {1}".format)
+POSTGRESQL = Dialect("%({})s".format, "strpos", "right(lower({0}), length({1})) = {1}".format)
 
 
 def condition(wanted: QueueFilter, dialect: Dialect) -> tuple[str, dict[str, Any]]:
     """A filter as SQL over `m` (message) and `r` (recipient), with its parameters."""
-    bound, position = dialect
+    bound, position, ends = dialect
     terms = [ALL]
     parameters: dict[str, Any] = {}
     if wanted.ident:
@@ -58,7 +60,7 @@ def condition(wanted: QueueFilter, dialect: Dialect) -> tuple[str, dict[str, Any
         )
         parameters["recipient"] = fold(wanted.recipient)
     if wanted.domain:
-        terms.append(_either(ends_with(each, bound("domain")) for each in _RECIPIENTS))
+        terms.append(_either(ends(each, bound("domain")) for each in _RECIPIENTS))
         parameters["domain"] = f"@{fold(wanted.domain)}"
     if wanted.reply:
         terms.append(f"{position}(coalesce(r.reply, ''), {bound('reply')}) = 1")
@@ -73,6 +75,37 @@ def condition(wanted: QueueFilter, dialect: Dialect) -> tuple[str, dict[str, Any
     return " AND ".join(terms), parameters
 
 
+def found_by(wanted: FindFilter, dialect: Dialect) -> tuple[list[str], dict[str, Any]]:
+    """Of a question to the ledger what columns answer, in every store: terms, and parameters.
+
+    They are over its rows of a recipient (`a`) and of a message (`f`).
+    """
+    terms: list[str] = []
+    parameters: dict[str, Any] = {}
+    if wanted.recipient:
+        parameters["recipient"] = fold(wanted.recipient)
+        terms.append(
+            _either(_address(each, "recipient", wanted.recipient, dialect) for each in _ACCEPTED)
+        )
+    if wanted.sender == "<>":
+        terms.append("f.sender = ''")
+    elif wanted.sender:
+        parameters["sender"] = fold(wanted.sender)
+        terms.append(_address("f.sender", "sender", wanted.sender, dialect))
+    for name, compare in (("since", ">="), ("until", "<")):
+        if getattr(wanted, name):
+            parameters[name] = getattr(wanted, name)
+            terms.append(f"f.at {compare} {dialect.bound(name)}")
+    return terms, parameters
+
+
+def _address(column: str, name: str, text: str, dialect: Dialect) -> str:
+    """A mailbox, or all of a domain: "@example.com"."""
+    if text.startswith("@"):
+        return dialect.ends(column, dialect.bound(name))
+    return f"lower({column}) = {dialect.bound(name)}"
+
+
 def _either(terms: Iterable[str]) -> str:
     return f"({' OR '.join(terms)})"
 
@@ -82,11 +115,6 @@ def _match(column: str, name: str, text: str, dialect: Dialect) -> str:
     if at and local and domain:
         return f"lower({column}) = {dialect.bound(name)}"
     return f"{dialect.position}(lower({column}), {dialect.bound(name)}) > 0"
-
-
-def ends_with(column: str, end: str) -> str:
-    """That a text, in lower case, ends with another."""
-    return f"substr(lower({column}), length(lower({column})) - length({end}) + 1) = {end}"
 
 
 def rule_words(text: str) -> str:

@@ -11,7 +11,7 @@ from zlib import crc32
 from relayd.mail.content import BytesContent, Content
 from relayd.mail.envelope import ALL_DIRECT, is_direct
 from relayd.mail.ident import MAX_SHARDS, make_ident
-from relayd.spool.condition import ALL, POSTGRESQL, condition, ends_with
+from relayd.spool.condition import ALL, POSTGRESQL, condition, found_by
 from relayd.spool.postgresql.content import LocalFiles
 from relayd.spool.postgresql.session import DatabaseSession, Values
 from relayd.spool.postgresql.state import state_of
@@ -25,10 +25,9 @@ from relayd.spool.sqlite.rows import (
     RecipientRow,
     UndecodableError,
     columns,
-    facts_of,
+    envelopes_of,
     fold,
     history_of,
-    mailbox_of,
     message_of,
     record_of,
 )
@@ -377,31 +376,15 @@ class SharedSearch:
         return found, None if len(messages) < limit or wanted.ident else last
 
     def _envelopes(self, row: MessageRow, meant: frozenset[int]) -> Envelopes:
-        try:
-            message = message_of(row, BytesContent(b""), ())
-            rows = self._recipients([row.ident]).get(row.ident, ())
-            records = [record_of(each, message.envelope) for each in rows]
-            told = self._ask(
-                """SELECT a.number, a.mailbox, coalesce(e.note, '') FROM ledger AS a
-                LEFT JOIN ledger AS e
-                    ON e.message = a.message AND e.number = a.number AND e.ended = 1
-                WHERE a.message = %s AND a.ended = 0 ORDER BY a.number""",
-                (row.ident,),
-            ).fetchall()
-            waiting = {record.number for record in records}
-            return Envelopes(
-                row.ident,
-                row.received,
-                message.envelope,
-                message.client,
-                facts_of(row.sender, row.facts).trail,
-                tuple(records),
-                meant & waiting,
-                tuple((mailbox_of(to), note) for number, to, note in told if number not in waiting),
-                1 + max(waiting.union(number for number, _, _ in told)),
-            )
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UndecodableError(f"row does not decode ({error})") from error
+        rows = self._recipients([row.ident]).get(row.ident, ())
+        told = self._ask(
+            """SELECT a.number, a.mailbox, coalesce(e.note, '') FROM ledger AS a
+            LEFT JOIN ledger AS e
+                ON e.message = a.message AND e.number = a.number AND e.ended = 1
+            WHERE a.message = %s AND a.ended = 0 ORDER BY a.number""",
+            (row.ident,),
+        ).fetchall()
+        return envelopes_of(row, rows, told, meant)
 
     def counts(self) -> Counts:
         """See Store.counts; walks the two narrow indexes only."""
@@ -477,32 +460,9 @@ class SharedSearch:
 
 def _looked_for(wanted: FindFilter) -> tuple[str, dict[str, Any]]:
     """What a column can tell of a filter; the rest is seen when the message is read."""
-    terms = ["true"]
-    parameters: dict[str, Any] = {}
-    if wanted.recipient:
-        parameters["recipient"] = fold(wanted.recipient)
-        both = (_address(column, "recipient", wanted.recipient) for column in _ENTERED)
-        terms.append(f"({' OR '.join(both)})")
-    if wanted.sender == "<>":
-        terms.append("f.sender = ''")
-    elif wanted.sender:
-        parameters["sender"] = fold(wanted.sender)
-        terms.append(_address("f.sender", "sender", wanted.sender))
-    for name, compare in (("since", ">="), ("until", "<")):
-        if getattr(wanted, name):
-            parameters[name] = getattr(wanted, name)
-            terms.append(f"f.at {compare} %({name})s")
+    terms, parameters = found_by(wanted, POSTGRESQL)
     for name in ("envid", "client", "login"):
         if getattr(wanted, name):  # as it stands in the text: JSON
             parameters[name] = fold(json.dumps(getattr(wanted, name)))
             terms.append(f"strpos(lower(f.facts), %({name})s) > 0")
-    return " AND ".join(terms), parameters
-
-
-_ENTERED = ("a.mailbox", "coalesce(a.original, '')")
-
-
-def _address(column: str, name: str, text: str) -> str:
-    if text.startswith("@"):
-        return ends_with(column, f"%({name})s")
-    return f"lower({column}) = %({name})s"
+    return " AND ".join(terms) or ALL, parameters

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from relayd.mail.ident import MAX_SHARDS, make_ident
 from relayd.mail.message import RecipientState
 from relayd.mail.naming import shown
+from relayd.spool.condition import SQLITE, found_by
 from relayd.spool.sqlite.rows import fold, outcome_of
 from relayd.spool.sqlite.sieve import key, named, passes, words
 from relayd.spool.view import FindFilter, FoundPage, FoundRecipient
@@ -30,7 +31,6 @@ _ROWS = """
     WHERE a.message > :first AND a.message <= :last AND a.ended = 0 AND {terms}
     ORDER BY a.message DESC, a.number DESC"""
 _FACTS = ("f.facts", "iif(json_valid(f.facts), f.facts, 'null')")  # the slow one for damaged rows
-_ADDRESS = "substr(lower({column}), -length(:{name})) = :{name}"
 _TOLD = {"envid": "$[0][3]", "client": "$[1][0]", "login": "$[1][6]"}
 
 
@@ -138,24 +138,11 @@ def _rows(
 
 def _condition(wanted: FindFilter) -> tuple[str, dict[str, Any]]:
     """A filter as SQL over the tables of _ROWS, with its parameters."""
-    terms = ["ifnull(e.state, r.state) IS NOT NULL"]
-    parameters: dict[str, Any] = {}
-    if wanted.recipient:
-        parameters["recipient"] = fold(wanted.recipient)
-        both = (_address(column, "recipient", wanted.recipient) for column in _RECIPIENT)
-        terms.append(f"({' OR '.join(both)})")
-    if wanted.sender == "<>":
-        terms.append("f.sender = ''")
-    elif wanted.sender:
-        parameters["sender"] = fold(wanted.sender)
-        terms.append(_address("f.sender", "sender", wanted.sender))
+    columns, parameters = found_by(wanted, SQLITE)
+    terms = ["ifnull(e.state, r.state) IS NOT NULL", *columns]
     if wanted.states:
         states = ", ".join(str(int(state)) for state in wanted.states)
         terms.append(f"ifnull(e.state, r.state) IN ({states})")
-    for name, compare in (("since", ">="), ("until", "<")):
-        if getattr(wanted, name):
-            parameters[name] = getattr(wanted, name)
-            terms.append(f"f.at {compare} :{name}")
     for name, path in _TOLD.items():
         if getattr(wanted, name):
             parameters[name] = fold(getattr(wanted, name))
@@ -172,15 +159,6 @@ def _condition(wanted: FindFilter) -> tuple[str, dict[str, Any]]:
         terms.append(f"(instr({said}, '=?') OR {' AND '.join(in_it) or '1'})")
         terms.append(f"has_words({said}, :subject)")
     return " AND ".join(terms), parameters
-
-
-_RECIPIENT = ("a.mailbox", "ifnull(a.original, '')")
-
-
-def _address(column: str, name: str, text: str) -> str:
-    if text.startswith("@"):
-        return _ADDRESS.format(column=column, name=name)
-    return f"lower({column}) = :{name}"
 
 
 def _keys(wanted: FindFilter) -> list[int]:

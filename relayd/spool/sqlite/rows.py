@@ -14,14 +14,14 @@ from zlib import crc32
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
-from relayd.mail.content import Content
+from relayd.mail.content import BytesContent, Content
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.message import Message, RecipientState, Record, Submission
 from relayd.mail.naming import NAMELESS, MessageNames, names_in, names_of
 from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
-from relayd.spool.view import Accepted, History, LedgerEntry
+from relayd.spool.view import Accepted, Envelopes, History, LedgerEntry
 
 Row = tuple[Any, ...]
 
@@ -453,6 +453,36 @@ def row_of(record: Record, message_sender: str) -> RecipientRow:
         None if record.last is None else str(record.last.reply),
         outcome_text(record.last),
     )
+
+
+def envelopes_of(
+    row: MessageRow,
+    waiting: Iterable[RecipientRow],
+    accepted: Iterable[tuple[int, str, str]],
+    meant: frozenset[int],
+) -> Envelopes:
+    """A waiting message without its content; raises UndecodableError.
+
+    `accepted`: of all its recipients the number, the mailbox, and the ledger's note of the end.
+    """
+    try:
+        message = message_of(row, BytesContent(b""), ())
+        records = tuple(record_of(each, message.envelope) for each in waiting)
+        numbers = {record.number for record in records}
+        told = tuple(accepted)
+        return Envelopes(
+            row.ident,
+            row.received,
+            message.envelope,
+            message.client,
+            facts_of(row.sender, row.facts).trail,
+            records,
+            meant & numbers,
+            tuple((mailbox_of(to), note) for number, to, note in told if number not in numbers),
+            1 + max(numbers.union(number for number, _, _ in told)),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UndecodableError(f"row does not decode ({error})") from error
 
 
 def history_of(ident: int, rows: list[LedgerRow]) -> History | None:

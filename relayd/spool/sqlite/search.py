@@ -21,9 +21,8 @@ from relayd.spool.sqlite.rows import (
     RecipientRow,
     UndecodableError,
     columns,
-    facts_of,
+    envelopes_of,
     history_of,
-    mailbox_of,
     message_of,
     record_of,
 )
@@ -265,32 +264,15 @@ class Search:
         return found, None if len(messages) < limit or wanted.ident else last
 
     def _envelopes(self, row: MessageRow, meant: frozenset[int]) -> Envelopes:
-        try:
-            message = message_of(row, BytesContent(b""), ())
-            records = [
-                record_of(each, message.envelope) for each in self._all_recipients(row.ident)
-            ]
-            told = self._connection.execute(
-                """SELECT a.number, a.mailbox, ifnull(e.note, '') FROM ledger AS a
-                LEFT JOIN ledger AS e
-                    ON e.message = a.message AND e.number = a.number AND e.ended = 1
-                WHERE a.message = ? AND a.ended = 0""",
-                (row.ident,),
-            ).fetchall()
-            waiting = {record.number for record in records}
-            return Envelopes(
-                row.ident,
-                row.received,
-                message.envelope,
-                message.client,
-                facts_of(row.sender, row.facts).trail,
-                tuple(records),
-                meant & waiting,
-                tuple((mailbox_of(to), note) for number, to, note in told if number not in waiting),
-                1 + max(waiting.union(number for number, _, _ in told)),
-            )
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UndecodableError(f"row does not decode ({error})") from error
+        rows = self._all_recipients(row.ident)
+        told = self._connection.execute(
+            """SELECT a.number, a.mailbox, ifnull(e.note, '') FROM ledger AS a
+            LEFT JOIN ledger AS e
+                ON e.message = a.message AND e.number = a.number AND e.ended = 1
+            WHERE a.message = ? AND a.ended = 0""",
+            (row.ident,),
+        ).fetchall()
+        return envelopes_of(row, rows, told, meant)
 
     def counts(self) -> Counts:
         """See Store.counts; walks the two narrow indexes only."""
