@@ -16,6 +16,7 @@ OLDEST = (3, 11)
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(CHECKOUT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
+EXTRAS = ("", "test", "dev")  # each has what the one before it has
 
 
 def stop(reason, advice):
@@ -75,6 +76,11 @@ def pip():
     return [sys.executable, "-m", "pip", "--python", PYTHON]
 
 
+def stamp(extra):
+    """The file that says what .venv was made from."""
+    return os.path.join(VENV, ".relayd-" + (extra or "run"))
+
+
 def main():
     """Check, make, install, stamp."""
     if sys.version_info < OLDEST:
@@ -85,11 +91,11 @@ def main():
     extra = sys.argv[1] if len(sys.argv) > 1 else ""
     with open(os.path.join(CHECKOUT, "setup.cfg"), "rb") as file:
         digest = hashlib.sha256(file.read() + VENV.encode()).hexdigest()
-    stamp = os.path.join(VENV, ".relayd-" + (extra or "run"))
-    if os.path.exists(stamp) and os.path.exists(PYTHON):
-        with open(stamp) as file:
-            if file.read() == digest:
-                return
+    for enough in EXTRAS[EXTRAS.index(extra) :]:
+        if os.path.exists(stamp(enough)) and os.path.exists(PYTHON):
+            with open(stamp(enough)) as file:
+                if file.read() == digest:
+                    return
     print("setting up .venv with relayd and what it needs ...")
     sys.stdout.flush()
     if not works([PYTHON, "--version"]):
@@ -102,7 +108,7 @@ def main():
         "could not install what relayd needs into .venv",
         "pip needs to reach PyPI, or a mirror of it named by PIP_INDEX_URL",
     )
-    with open(stamp, "w") as file:
+    with open(stamp(extra), "w") as file:
         file.write(digest)
 
 

@@ -5,7 +5,7 @@
 
 Errors count as failed. The exit status is not zero if anything failed, if nothing ran, or,
 with --no-skips, if anything was skipped. With --quiet only what went wrong is shown, and which
-modules took longest. What --without names, scenarios or a folder of tests that another run has, is
+modules took longest. What --without names, modules or a folder of tests that another run has, is
 not begun, and said.
 
 With --again a scenario that failed beside others is run once more, alone: real servers and real
@@ -56,10 +56,11 @@ def suites(without: Collection[str] = ()) -> list[list[str]]:
     folders = sorted(path.parent.name for path in TESTS.glob("*/__init__.py"))
     others = ("scenarios", "bench", "faults", *without)
     quick = [f"tests.{name}" for name in folders if name not in others]
-    quick += [f"tests.{path.stem}" for path in sorted(TESTS.glob("test_*.py"))]
+    loose = {path.stem for path in TESTS.glob("test_*.py")}
+    quick += [f"tests.{name}" for name in sorted(loose - {*without})]
     there = {path.stem for path in TESTS.glob("scenarios/test_*.py")}
-    if unknown := sorted({*without} - there - {*folders}):
-        raise ValueError(f"no scenarios, and no folder of tests: {', '.join(unknown)}")
+    if unknown := sorted({*without} - there - loose - {*folders}):
+        raise ValueError(f"no module, and no folder of tests: {', '.join(unknown)}")
     modules = sorted(there - {*without}, key=_begun)
     return [quick, [f"tests.scenarios.{name}" for name in modules]]
 
