@@ -37,7 +37,7 @@ from relayd.ctl.socketpath import FailureError, socket_of
 from relayd.ops.queuerows import queue_messages
 from tests.ports import free_port as free_port
 from tests.scenarios import evidence, network
-from tests.scenarios.forks import Forked
+from tests.scenarios.forks import Forked, is_worker
 from tests.support import Timed
 
 T = TypeVar("T")
@@ -627,6 +627,12 @@ class Scenario(Timed):
         self._processes.append(process)
         self.addCleanup(process.kill)
         return process
+
+
+def workers_of(relay: Relayd) -> list[int]:
+    """Process IDs of the workers."""
+    children = Path(f"/proc/{relay.pid}/task/{relay.pid}/children").read_text().split()
+    return [int(child) for child in children if is_worker(int(child))]
 
 
 def run(

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from relayd.login.scram import Verifier
 from relayd.login.users import line_of
-from tests.scenarios.harness import Process, Relayd, Scenario, wait_until
-from tests.scenarios.test_workers import workers_of
+from tests.scenarios.harness import Process, Relayd, Scenario, wait_until, workers_of
 from tests.sink import Sink
 
 RULES = """\

@@ -7,8 +7,7 @@ import re
 import resource
 import signal
 
-from tests.scenarios.harness import Relayd, Scenario, wait_until
-from tests.scenarios.test_see import workers_of
+from tests.scenarios.harness import Relayd, Scenario, wait_until, workers_of
 from tests.sink import Sink
 
 _VALUE = r'(?:"(?:[^"\\]|\\.)*"|[!#-<>-\[\]-~]+)'

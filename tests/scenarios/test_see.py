@@ -15,7 +15,7 @@ from typing import Any
 
 from relayd.mail.ident import parse_ident, shard_of
 from tests.ports import free_port
-from tests.scenarios.harness import Relayd, Scenario, program, wait_until
+from tests.scenarios.harness import Relayd, Scenario, program, wait_until, workers_of
 from tests.sink import Asked, Sink
 
 MONITORING = Path(__file__).resolve().parents[2] / "packaging" / "prometheus"
@@ -54,16 +54,6 @@ class Follower:
 
     def counts(self) -> Counter[str]:
         return Counter(each["event"] for each in self.events if each["event"] != "alive")
-
-
-def workers_of(relay: Relayd) -> list[int]:
-    """Their processes."""
-    tasks = Path(f"/proc/{relay.pid}/task/{relay.pid}/children").read_text()
-    return [
-        int(pid)
-        for pid in tasks.split()
-        if b"relayd.service.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
 
 
 def scrape(place: str, accept: str = "application/openmetrics-text") -> tuple[str, str]:

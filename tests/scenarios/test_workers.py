@@ -18,24 +18,18 @@ from functools import partial
 from pathlib import Path
 
 from tests.certs import Authority
-from tests.scenarios.harness import Relayd, Scenario, free_port, unhurried, wait_until
+from tests.scenarios.harness import (
+    Relayd,
+    Scenario,
+    free_port,
+    unhurried,
+    wait_until,
+    workers_of,
+)
 from tests.scenarios.injector import Injected, inject, number_of
 from tests.sink import Sink, loopback_listener
 
 RULES = "accept from 127.0.0.0/8\nroute any via out\n"
-
-
-def workers_of(relay: Relayd) -> list[int]:
-    """Process IDs of the workers."""
-    children = Path(f"/proc/{relay.pid}/task/{relay.pid}/children").read_text().split()
-    return [int(child) for child in children if _is_worker(int(child))]
-
-
-def _is_worker(pid: int) -> bool:
-    try:
-        return b"relayd.service.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 def alive(pid: int) -> bool:
