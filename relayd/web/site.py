@@ -7,6 +7,7 @@ nobody reads, and how many of one client there are.
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import time
@@ -32,6 +33,7 @@ from relayd.web.exchange import WebAnswer, WebRequest, problem
 MAX_BODY = 1 << 20  # octets of a request's body: a header section to be explained is in it
 REQUEST_TIME = 15.0  # seconds until a request is there as a whole, from the end of the one before
 ANSWER_TIME = 60.0  # seconds for what is asked
+VERSIONS = (b"HTTP/1.0", b"HTTP/1.1")
 MOST = 64  # connections at a time
 MOST_EACH = 16  # ... of one client: a browser has six
 
@@ -49,6 +51,8 @@ STRICT = (
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Cache-Control", "no-store"),
 )
+
+_BROKEN = re.compile(rb"[\r\n\0]")  # RFC 9110 section 5.5
 
 Answers = Callable[[WebRequest], Awaitable[WebAnswer]]
 
@@ -80,8 +84,16 @@ class _Request(http.Request):
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """It is whole. Nothing is made of the body before we know what it is for."""
         self.method, self.uri, self.clientproto = command, path, version
+        if not self.turned_away and not self._is_meant():
+            self._turn_away(HTTPStatus.BAD_REQUEST)
         if not self.turned_away:
             self.process()
+
+    def _is_meant(self) -> bool:
+        """What older Twisted takes as well: another protocol, and fields that might be two."""
+        fields = self.requestHeaders.getAllRawHeaders()
+        values = [each for _, found in fields for each in found]
+        return self.clientproto in VERSIONS and not any(map(_BROKEN.search, values))
 
     def process(self) -> None:
         """Find the answer."""
@@ -126,7 +138,7 @@ class _Request(http.Request):
     def _send(self, answer: WebAnswer) -> None:
         if self.gone:
             return
-        self.setResponseCode(answer.status)
+        self.setResponseCode(answer.status, HTTPStatus(answer.status).phrase.encode())
         for name, value in _fields(answer):
             self.responseHeaders.addRawHeader(name.encode(), value.encode("latin-1"))
         self.write(answer.body)  # type: ignore[no-untyped-call]
