@@ -441,7 +441,7 @@ class Attacks(Scene, TestCase):
             ("GET /queue HTTP/1.0\r\nX: y", b"400"),
             *((f"GET /queue {version}\r\nHost: localhost", b"400")
               for version in ("HTTP/2.0", "HTTP/9.9", "HTTX/1.1", "http/1.1")),
-            *((f"{queue}X: a{octet}Host: evil.example", b"400") for octet in "\n\r\0"),
+            (f"{queue}X: a\0Host: evil.example", b"400"),
             ("GET /queue HTTP/1.1\r\nHost: localhost\r\n evil.example", b"400"),
             ("GET /queue HTTP/1.1\r\nHost : localhost", b"400"),
             (f"{queue}Range: bytes=0-1", b"200"),
@@ -470,6 +470,10 @@ class Attacks(Scene, TestCase):
                 self.assertIn(b"Cache-Control: no-store", rest)
                 self.assertNotIn(b"Access-Control", rest)
                 self.assertNotIn(b"Unknown", first)
+        for octet in "\n\r":  # refused by newer Twisted; with an older one it is a blank
+            for fields in (f"X: a{octet}Authorization: Bearer {shown}", f"Cookie: a{octet}X-Y: z"):
+                first, _ = await self.said(f"{status}{fields}")
+                self.assertIn(first.split(b" ")[1], (b"400", b"401"))
         self.assertIs(await state(), RecipientState.QUEUED)
 
     async def test_a_body_is_what_its_length_says_and_nothing_else(self) -> None:
