@@ -64,15 +64,30 @@ def fold_domain(domain: str) -> str:
         raise AddressError(f"domain longer than {MAX_DOMAIN} octets")
     if max(map(len, _DOTS.split(folded))) > MAX_LABEL:
         raise AddressError(f"domain label longer than {MAX_LABEL} octets")
-    a_labels, why = _a_labels(folded)
+    a_labels, _, why = _labels(folded)
     if why:
         raise AddressError(why)
     return a_labels
 
 
+@functools.lru_cache(_KNOWN)
+def spellings(domain: str) -> tuple[str, ...]:
+    """How mail may name a domain, lower-case: in A-labels, and in U-labels if it has some.
+
+    A domain that IDNA refuses has the one that it came in.
+    """
+    try:
+        folded = fold_domain(domain)
+        if "xn--" not in folded:
+            return (folded,)
+        return folded, idna.decode(folded)
+    except ValueError:  # AddressError, and all that IDNA has
+        return (domain.lower(),)
+
+
 @functools.lru_cache(maxsize=2048)
-def _a_labels(domain: str) -> tuple[str, str]:
-    """The A-labels of a domain with U-labels of bounded length, or else why it has none.
+def _labels(domain: str) -> tuple[str, str, str]:
+    """A domain with U-labels of bounded length in A-labels, in U-labels, or else why not.
 
     IDNA may take a millisecond, and one command asks several times: an error is no exception here
     so that it is remembered too. Labels that come out too long are known before the dear part.
@@ -81,15 +96,17 @@ def _a_labels(domain: str) -> tuple[str, str]:
         mapped = idna.uts46_remap(domain, std3_rules=False, transitional=False)
         for label in mapped.split("."):
             if not label.isascii() and len(label.encode("punycode")) > _MAX_PUNYCODE:
-                return "", f"domain label longer than {MAX_LABEL} octets"
-        return idna.encode(mapped).decode("ascii"), ""
+                return "", "", f"domain label longer than {MAX_LABEL} octets"
+        return idna.encode(mapped).decode("ascii"), mapped, ""
     except idna.IDNAError as error:
-        return "", f"domain is not a valid internationalized name: {error}"
+        return "", "", f"domain is not a valid internationalized name: {error}"
 
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
     """One addressee. `local` is unquoted and its case is kept; `domain` is as it was written.
+
+    What `parse` reads has either A-labels or U-labels proper, as `spellings` has them.
 
     An empty `domain` is only ever the bare `Postmaster` of RFC 5321 section 4.1.1.3.
     """
@@ -110,7 +127,7 @@ class Mailbox:
         """Read a mailbox at the start of `text`, up to `>`; returns it and what is left.
 
         What is only met in the wild is read as the mailbox that is meant: unquoted dots that need
-        quotes, needless quotes, a dot behind the domain.
+        quotes, needless quotes, a dot behind the domain, capitals in U-labels.
         """
         try:
             if text.startswith('"'):
@@ -136,6 +153,8 @@ class Mailbox:
                 raise
             domain = domain[:-1]
             check_domain(domain)
+        if not domain.isascii():
+            _, domain, _ = _labels(domain.lower())
         return cls(local, domain), rest
 
     @property

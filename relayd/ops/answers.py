@@ -129,6 +129,7 @@ class HookStatusAnswer(TypedDict):
     oldest: float  # when the first one that waits happened; 0: none waits
     sent: int  # since there is the hook, as is the next one
     dropped: int  # too many, or too old
+    retries: int  # requests in vain, since relayd was started
     trouble: str  # why the last request was in vain; empty: it was not
     since: float  # ... and those before; 0: never
     next_try: float  # 0: at once

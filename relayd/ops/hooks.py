@@ -165,6 +165,7 @@ class _Target:
     hook: Hook
     busy: Deferred[None] | None = None
     failures: int = 0  # since the last success
+    retries: int = 0  # ... and all those before
     next_try: float = 0.0  # of the reactor's clock
     trouble: str = ""
     since: float = 0.0
@@ -238,6 +239,7 @@ class HookPoster:
                 "oldest": each.counts.oldest,
                 "sent": each.counts.sent,
                 "dropped": each.counts.dropped,
+                "retries": each.retries,
                 "trouble": each.trouble or self._disk,
                 "since": each.since,
                 "next_try": self._now() + max(each.next_try - now, 0.0) if each.trouble else 0.0,
@@ -343,6 +345,7 @@ class HookPoster:
         target.trouble = why
         delay = min(FIRST_DELAY * 2 ** min(target.failures, 16), MOST_DELAY)
         target.failures += 1
+        target.retries += 1
         target.next_try = self._clock.seconds() + delay
 
 

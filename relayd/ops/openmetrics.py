@@ -26,6 +26,7 @@ FAMILIES = (
     ("relayd_commit_writes", "counter", "Requests that the spool has committed."),
     ("relayd_troubles", "counter", "Lines of trouble in the log, by their event."),
     ("relayd_hook_events", "counter", "Events for webhooks, by what became of them."),
+    ("relayd_hook_retries", "counter", "Requests to a webhook's receiver that were in vain."),
     ("relayd_log_dropped", "counter", "Lines of the log that nobody read in time."),
     ("relayd_reloads", "counter", "Configurations put in force while running."),
     ("relayd_accept_seconds", "histogram", "From the final dot to 250."),
@@ -109,6 +110,7 @@ def hook_figures(hooks: Sequence[HookStatusAnswer], now: float) -> dict[str, flo
         name = f'hook="{label_value(each["name"])}"'
         samples[f'relayd_hook_events_total{{{name},result="sent"}}'] = float(each["sent"])
         samples[f'relayd_hook_events_total{{{name},result="dropped"}}'] = float(each["dropped"])
+        samples[f"relayd_hook_retries_total{{{name}}}"] = float(each["retries"])
         samples[f"relayd_hook_waiting{{{name}}}"] = float(each["waiting"])
         age = round(max(now - each["oldest"], 0.0), 3) if each["oldest"] else 0.0
         samples[f"relayd_hook_oldest_seconds{{{name}}}"] = age

@@ -6,6 +6,7 @@ is loaded where nobody has said `console`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -70,6 +71,7 @@ class ConsoleService:
         """Listen. `guesses` are counted with those over SMTP."""
         settings = self._configuration.settings
         self._tokens.read()
+        since = time.time()
         desk = ForwardsDesk(lambda: self._configuration.settings)
         forwards = ForwardsApi(desk, commands, self._log)
         api = Api(commands, self._tokens.find, guesses, forwards)
@@ -77,8 +79,9 @@ class ConsoleService:
         def entrance(table: str) -> Entrance:
             if table not in self._entrances:
                 self._entrances[table] = Entrance(
-                    self._accounts.accounts(table), lambda: self._seats(table), guesses, self._log
-                )
+                    self._accounts.accounts(table), lambda: self._seats(table), guesses,
+                    self._log, since=since,
+                )  # fmt: skip
             return self._entrances[table]
 
         console = Console(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from relayd.mail.address import spellings
 from relayd.mail.envelope import direct_queue
 from relayd.spool.sqlite.rows import fold
 from relayd.spool.view import FindFilter, QueueFilter
@@ -17,12 +18,16 @@ _RECIPIENTS = ("r.mailbox", "coalesce(r.original, '')")
 _ACCEPTED = ("a.mailbox", "coalesce(a.original, '')")
 
 
+_Compare = Callable[[str, str], str]  # of a column, in lower case, with a parameter
+_IS: _Compare = "lower({}) = {}".format
+
+
 class Dialect(NamedTuple):
     """What databases say differently."""
 
     bound: Callable[[str], str]  # a parameter, by its name
     position: str  # the function that says where in a text another one stands, from 1
-    ends: Callable[[str, str], str]  # that a column, in lower case, ends with a parameter
+    ends: _Compare  # that the one ends with the other
 
 
 SQLITE = Dialect(":{}".format, "instr", "substr(lower({0}), -length({1})) = {1}".format)
@@ -47,21 +52,22 @@ def condition(wanted: QueueFilter, dialect: Dialect) -> tuple[str, dict[str, Any
             f" {position}(',' || replace(r.next_hop, ' ', '') || ',', {bound('hop')}) > 0)"
         )
         parameters["destination"] = wanted.destination
-        parameters["direct"] = direct_queue(wanted.destination.lower())
+        parameters["direct"] = direct_queue(spellings(wanted.destination)[0])
         parameters["hop"] = f",{wanted.destination},"
     if wanted.sender == "<>":
         terms.append("m.sender = ''")
     elif wanted.sender:
-        terms.append(_match("m.sender", "sender", wanted.sender, dialect))
-        parameters["sender"] = fold(wanted.sender)
+        named = _named("sender", wanted.sender)
+        terms.append(_either(["m.sender"], named, _match(wanted.sender, dialect), bound))
+        parameters |= named
     if wanted.recipient:
-        terms.append(
-            _either(_match(each, "recipient", wanted.recipient, dialect) for each in _RECIPIENTS)
-        )
-        parameters["recipient"] = fold(wanted.recipient)
+        named = _named("recipient", wanted.recipient)
+        terms.append(_either(_RECIPIENTS, named, _match(wanted.recipient, dialect), bound))
+        parameters |= named
     if wanted.domain:
-        terms.append(_either(ends(each, bound("domain")) for each in _RECIPIENTS))
-        parameters["domain"] = f"@{fold(wanted.domain)}"
+        named = _named("domain", f"@{wanted.domain}")
+        terms.append(_either(_RECIPIENTS, named, ends, bound))
+        parameters |= named
     if wanted.reply:
         terms.append(f"{position}(coalesce(r.reply, ''), {bound('reply')}) = 1")
         parameters["reply"] = wanted.reply
@@ -82,39 +88,51 @@ def found_by(wanted: FindFilter, dialect: Dialect) -> tuple[list[str], dict[str,
     """
     terms: list[str] = []
     parameters: dict[str, Any] = {}
+    bound = dialect.bound
     if wanted.recipient:
-        parameters["recipient"] = fold(wanted.recipient)
-        terms.append(
-            _either(_address(each, "recipient", wanted.recipient, dialect) for each in _ACCEPTED)
-        )
+        named = _named("recipient", wanted.recipient)
+        terms.append(_either(_ACCEPTED, named, _address(wanted.recipient, dialect), bound))
+        parameters |= named
     if wanted.sender == "<>":
         terms.append("f.sender = ''")
     elif wanted.sender:
-        parameters["sender"] = fold(wanted.sender)
-        terms.append(_address("f.sender", "sender", wanted.sender, dialect))
+        named = _named("sender", wanted.sender)
+        terms.append(_either(["f.sender"], named, _address(wanted.sender, dialect), bound))
+        parameters |= named
     for name, compare in (("since", ">="), ("until", "<")):
         if getattr(wanted, name):
             parameters[name] = getattr(wanted, name)
-            terms.append(f"f.at {compare} {dialect.bound(name)}")
+            terms.append(f"f.at {compare} {bound(name)}")
     return terms, parameters
 
 
-def _address(column: str, name: str, text: str, dialect: Dialect) -> str:
-    """A mailbox, or all of a domain: "@example.com"."""
-    if text.startswith("@"):
-        return dialect.ends(column, dialect.bound(name))
-    return f"lower({column}) = {dialect.bound(name)}"
+def spelled(text: str) -> tuple[str, ...]:
+    """A mailbox, or part of one, as it is compared: with its domain in each spelling."""
+    local, at, domain = fold(text).rpartition("@")
+    return tuple(f"{local}@{each}" for each in spellings(domain)) if at else (fold(text),)
 
 
-def _either(terms: Iterable[str]) -> str:
+def _named(name: str, text: str) -> dict[str, str]:
+    """The parameters of a mailbox that is asked for."""
+    return {f"{name}{number}": each for number, each in enumerate(spelled(text))}
+
+
+def _either(
+    columns: Iterable[str], named: Iterable[str], compare: _Compare, bound: Callable[[str], str]
+) -> str:
+    terms = [compare(column, bound(name)) for column in columns for name in named]
     return f"({' OR '.join(terms)})"
 
 
-def _match(column: str, name: str, text: str, dialect: Dialect) -> str:
+def _address(text: str, dialect: Dialect) -> _Compare:
+    """A mailbox, or all of a domain: "@example.com"."""
+    return dialect.ends if text.startswith("@") else _IS
+
+
+def _match(text: str, dialect: Dialect) -> _Compare:
+    """A whole mailbox, or any part of one."""
     local, at, domain = text.rpartition("@")
-    if at and local and domain:
-        return f"lower({column}) = {dialect.bound(name)}"
-    return f"{dialect.position}(lower({column}), {dialect.bound(name)}) > 0"
+    return _IS if at and local and domain else (dialect.position + "(lower({}), {}) > 0").format
 
 
 def rule_words(text: str) -> str:

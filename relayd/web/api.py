@@ -25,6 +25,7 @@ from relayd.web.exchange import (
     WebRequest,
     document,
     problem,
+    read_json,
 )
 from relayd.web.forwards import DOMAINS, ForwardsApi
 from relayd.web.openapi import described
@@ -103,10 +104,7 @@ def _takes_json(accept: str) -> bool:
 def _body(asked: WebRequest) -> dict[str, object]:
     if asked.header("content-type").partition(";")[0].strip().lower() != JSON:
         raise TurnedAwayError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"expected {JSON}")
-    try:
-        found = json.loads(asked.body or b"{}")
-    except (ValueError, RecursionError):
-        raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "the body is no JSON") from None
+    found = read_json(asked.body or b"{}")
     if not isinstance(found, dict):
         raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "the body is no JSON object")
     return found

@@ -13,7 +13,7 @@ from relayd.login.accounts import Accounts
 from relayd.login.dovecot import Result
 from relayd.login.guesses import Guesses
 from relayd.login.mechanisms import MAX_NAME
-from relayd.login.totp import step_of
+from relayd.login.totp import STEP, step_of
 from relayd.login.users import Seat, checked_name
 from relayd.mail.client import Client
 from relayd.mail.log import MailLog
@@ -46,13 +46,18 @@ class Entrance:
         guesses: Guesses,
         log: MailLog,
         clock: Callable[[], float] = time.time,
+        since: float = 0.0,
     ) -> None:
-        """`clock` is the wall's: codes go by it."""
+        """`clock` is the wall's: codes go by it.
+
+        `since`: when relayd was started. Which codes were used before then nobody knows any more.
+        """
         self._accounts = accounts
         self._seats = seats
         self._guesses = guesses
         self._log = log
         self._clock = clock
+        self._since = int(since // STEP)
         self._last_step: dict[str, int] = {}  # a code is good once (RFC 6238 section 5.2)
 
     async def admit(self, said: Credentials, address: str, listener: str) -> str:
@@ -93,8 +98,8 @@ class Entrance:
         step = step_of(seat.totp, code[:16], self._clock())
         if step is None:
             return "wrong code"
-        if step <= self._last_step.get(name, 0):
-            return "a code used before"
+        if step <= self._last_step.get(name, self._since):
+            return "a code used before, or older than relayd's start"
         self._last_step[name] = step
         return ""
 

@@ -105,6 +105,21 @@ class WebAnswer:
     fields: tuple[tuple[str, str], ...] = ()
 
 
+def read_json(body: bytes) -> object:
+    """What a body says (RFC 8259): in UTF-8, and each name once; raises TurnedAwayError."""
+    try:
+        return json.loads(body.decode(), object_pairs_hook=_named_once)
+    except (ValueError, RecursionError):
+        raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "the body is no JSON") from None
+
+
+def _named_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "a field stands there more than once")
+    return found
+
+
 def document(found: object, status: int = HTTPStatus.OK) -> WebAnswer:
     """An answer in JSON."""
     return WebAnswer(status, JSON, json.dumps(found).encode() + b"\n")

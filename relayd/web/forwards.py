@@ -33,7 +33,7 @@ from relayd.ops.forwardsdesk import (
     told,
 )
 from relayd.web.catalogue import API
-from relayd.web.exchange import JSON, TurnedAwayError, WebAnswer, WebRequest
+from relayd.web.exchange import JSON, TurnedAwayError, WebAnswer, WebRequest, read_json
 from relayd.web.operations import Gathered
 
 DOMAINS = f"{API}/domains/"
@@ -65,7 +65,7 @@ class ForwardsApi:
             fields = [("Allow", ", ".join(allowed))]
             raise TurnedAwayError(HTTPStatus.METHOD_NOT_ALLOWED, "no such method here", fields)
         try:
-            domain = domain_in(match[1])
+            domain = domain_in(unquote(match[1], errors="strict"))
             self._permit(token, domain, writes=asked.method not in METHODS[:2])
             name = unquote(match[3] or "", errors="strict")
             await self._lock.acquire()
@@ -181,10 +181,7 @@ def _targets(asked: WebRequest) -> list[str]:
     kind = asked.header("content-type").partition(";")[0].strip().lower()
     if kind != JSON:
         raise TurnedAwayError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"expected {JSON}")
-    try:
-        found = json.loads(asked.body)
-    except (ValueError, RecursionError):
-        raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "the body is no JSON") from None
+    found = read_json(asked.body)
     targets = found.get("targets") if isinstance(found, dict) and len(found) == 1 else found
     if (
         not isinstance(targets, list)

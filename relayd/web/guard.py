@@ -21,9 +21,11 @@ _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?\Z")
 _PATH = re.compile(r"/(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/?)*\Z")
 
-# a domain's file, or a name in it, which may be any local part
+# a domain's file, or a name in it, which may be any local part; of the domain only what is not
+# ASCII may be encoded
+_LETTER = "(?:[A-Za-z0-9]|%[89A-Fa-f][0-9A-Fa-f])"
 _WRITTEN = re.compile(
-    r"/api/1/domains/[A-Za-z0-9][A-Za-z0-9._-]*/(?:rules|forwards(?:/[!-.0-~]+)?)\Z"
+    rf"/api/1/domains/{_LETTER}(?:{_LETTER}|[._-])*/(?:rules|forwards(?:/[!-.0-~]+)?)\Z"
 )
 
 
@@ -35,6 +37,10 @@ def check(asked: WebRequest, hostname: str) -> None:
         raise TurnedAwayError(HTTPStatus.METHOD_NOT_ALLOWED, "no such method here", [allowed])
     if not is_path(asked.path):
         raise TurnedAwayError(HTTPStatus.NOT_FOUND, "there is no such page")
+    if asked.header("transfer-encoding"):  # beside a length: which of both counts?
+        raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "bodies come with their length")
+    if asked.header("content-encoding").lower() not in ("", "identity"):
+        raise TurnedAwayError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "bodies come as they are")
     host = _HOST.match(asked.header("host"))
     if host is None:
         raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "the request names no host")

@@ -32,6 +32,7 @@ from relayd.web.exchange import WebAnswer, WebRequest, problem
 MAX_BODY = 1 << 20  # octets of a request's body: a header section to be explained is in it
 REQUEST_TIME = 15.0  # seconds until a request is there as a whole, from the end of the one before
 ANSWER_TIME = 60.0  # seconds for what is asked
+VERSIONS = (b"HTTP/1.0", b"HTTP/1.1")
 MOST = 64  # connections at a time
 MOST_EACH = 16  # ... of one client: a browser has six
 
@@ -80,8 +81,19 @@ class _Request(http.Request):
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """It is whole. Nothing is made of the body before we know what it is for."""
         self.method, self.uri, self.clientproto = command, path, version
+        if not self.turned_away and not self._is_meant():
+            self._turn_away(HTTPStatus.BAD_REQUEST)
         if not self.turned_away:
             self.process()
+
+    def _is_meant(self) -> bool:
+        """Older Twisted takes another protocol as well, and NUL in fields (RFC 9110 section 5.5).
+
+        What might be a line end there it has made a blank of.
+        """
+        fields = self.requestHeaders.getAllRawHeaders()
+        whole = not any(b"\0" in value for _, values in fields for value in values)
+        return whole and self.clientproto in VERSIONS
 
     def process(self) -> None:
         """Find the answer."""
@@ -126,7 +138,7 @@ class _Request(http.Request):
     def _send(self, answer: WebAnswer) -> None:
         if self.gone:
             return
-        self.setResponseCode(answer.status)
+        self.setResponseCode(answer.status, HTTPStatus(answer.status).phrase.encode())
         for name, value in _fields(answer):
             self.responseHeaders.addRawHeader(name.encode(), value.encode("latin-1"))
         self.write(answer.body)  # type: ignore[no-untyped-call]

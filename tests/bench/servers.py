@@ -13,8 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
@@ -193,6 +195,51 @@ class Relayd2(Relayd):
 
     name = "relayd-2"
     workers = 2
+
+
+class RelaydMetrics(Relayd):
+    """relayd with one worker that counts for `metrics`."""
+
+    name = "relayd-metrics"
+
+    def _rules(self) -> Iterator[str]:
+        yield f"metrics listen unix:{self.folder / 'metrics'}"
+        yield from super()._rules()
+
+
+class RelaydHook(Relayd):
+    """relayd with one worker that posts every event to a receiver of ours, which takes them all."""
+
+    name = "relayd-hook"
+
+    def _rules(self) -> Iterator[str]:
+        (self.folder / "hook.key").write_text("0123456789abcdef0123456789abcdef\n")
+        (self.folder / "hook.key").chmod(0o600)
+        place = f"http://127.0.0.1:{self._receiver.server_port}/"
+        yield f"hook bench {place} events any secret file hook.key"
+        yield from super()._rules()
+
+    def start(self) -> None:
+        """The receiver first."""
+        self._receiver = ThreadingHTTPServer(("127.0.0.1", 0), _Takes)
+        threading.Thread(target=self._receiver.serve_forever, daemon=True).start()
+        super().start()
+
+    def stop(self) -> None:
+        """Both."""
+        super().stop()
+        self._receiver.shutdown()
+        self._receiver.server_close()
+
+
+class _Takes(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 class RelaydPostgresql(Relayd):
@@ -511,7 +558,10 @@ begin retry
 
 SERVERS: dict[str, type[Server]] = {
     each.name: each
-    for each in (Nothing, Postfix, Relayd, Relayd2, RelaydPostgresql, OpenSmtpd, Exim)
+    for each in (
+        *(Nothing, Postfix, Relayd, Relayd2, RelaydMetrics, RelaydHook, RelaydPostgresql),
+        *(OpenSmtpd, Exim),
+    )
 }
 
 

@@ -16,7 +16,7 @@ import psycopg
 
 from relayd.mail.address import Mailbox
 from relayd.mail.content import CHUNK
-from relayd.mail.envelope import Envelope, Recipient, is_direct
+from relayd.mail.envelope import DIRECT, Envelope, Recipient, is_direct
 from relayd.mail.ident import ident_text, shard_of
 from relayd.mail.message import RecipientState, Record, Settlement
 from relayd.mail.outcome import UNANSWERED, Outcome, failed
@@ -866,6 +866,31 @@ class StoreContract:
         narrow = QueueFilter(domain="example.com", recipient="bob")
         assert self.wait(self.store.remove(narrow)) == 1
         assert self.wait(self.store.remove(QueueFilter(domain="evil.com"))) == 0
+
+    def test_an_internationalized_domain_is_one_in_either_spelling(self) -> None:
+        names = ("a@b\u00fccher.example", "b@XN--bcher-kva.example", "c@BU\u0308CHER.Example")
+        boxes = [Mailbox.parse(each) for each in (*names, "d@bucher.example")]
+        sender = Mailbox.parse("ann@B\u00fccher.example")
+        self.put(*(Recipient(each, each, "out") for each in boxes), sender=sender)
+        for domain in ("b\u00fccher.example", "xn--bcher-kva.example", "B\u00dcCHER.example"):
+            for wanted, count in (
+                (QueueFilter(domain=domain), 3),
+                (QueueFilter(recipient=f"@{domain}"), 3),
+                (QueueFilter(recipient=f"b@{domain}"), 1),
+                (QueueFilter(sender=f"@{domain}"), 4),
+            ):
+                found = [len(each.recipients) for each in self.listed(wanted)]
+                assert found == [count], (wanted, found)
+                assert self.wait(self.store.hold(wanted)) == count
+                assert self.wait(self.store.release(wanted)) == count
+            assert self.looked_for(recipient=f"@{domain}") == ["a", "b", "c"]
+            assert self.looked_for(recipient=f"A@{domain}") == ["a"]
+            assert self.looked_for(sender=f"ann@{domain}") == ["a", "b", "c", "d"]
+            assert len(self.wait(self.store.envelopes(QueueFilter(domain=domain), 0, 9))[0]) == 1
+        direct = self.put(replace(recipient("x"), mailbox=boxes[0], next_hop=DIRECT))[0]
+        for domain in ("b\u00fccher.example", "xn--bcher-kva.example"):
+            found = [each.ident for each in self.listed(QueueFilter(destination=domain))]
+            assert found == [direct.ident]
 
     def test_each_recipient_says_which_rule_holds_it_and_is_released_by_it(self) -> None:
         steps = [

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.scenarios.harness import MAILAUTH, program
+from tests.scenarios.harness import MAILAUTH, program, wait_until
 
 AXE = Path(MAILAUTH, "node_modules", "axe-core", "axe.min.js")
 _KEYS = {"Backspace": 8, "Tab": 9, "Enter": 13, " ": 32, "ArrowDown": 40}
+_PAINTS = "performance.getEntriesByName('first-paint')"
 _COMPLAINTS = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
 
 
@@ -122,6 +123,12 @@ class Page:
     def open(self, url: str) -> None:
         """Load it to its end."""
         self._loading(lambda: self.call("Page.navigate", url=url))
+
+    def painted(self, url: str) -> float:
+        """Load it; milliseconds from there to its first paint, as the browser has them."""
+        self.open(url)
+        wait_until(lambda: self.value(f"{_PAINTS}.length"), "it is painted")
+        return float(self.value(f"{_PAINTS}[0].startTime"))
 
     def _loading(self, act: Callable[[], object]) -> None:
         since = len(self._browser.events)

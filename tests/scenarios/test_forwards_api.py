@@ -221,6 +221,14 @@ class ForwardsApiTest(Scenario):
         for local in ("first.last", "o'neil", "a+b", "a%2Bc", "%22x%20y%22", "a=b"):
             status, said, _ = self.ask("PUT", f"example.com/forwards/{local}", ["a@example.net"])
             self.assertEqual(status, 201, f"{local} {said}")
+        token = self.token_of("idn", "--role", "operator", "--domain", "b\u00fccher.example")
+        for spelled in ("b%C3%BCcher.example", "xn--bcher-kva.example", "B%C3%9CCHER.example"):
+            self.assertEqual(self.ask("PUT", f"{spelled}/forwards/x", ["a@b.example"], token)[0],
+                             201 if spelled.startswith("b") else 200)  # fmt: skip
+            self.assertEqual(self.ask("GET", f"{spelled}/forwards", None, token)[0], 200)
+            self.assertEqual(self.ask("GET", f"{spelled}/forwards")[0], 403)
+        for spelled in ("%ff.example", "b%C3%BC%2fcher.example", "%E2%80%AE.example", "%C2%AD"):
+            self.assertIn(self.ask("PUT", f"{spelled}/rules", "", token)[0], (400, 403, 404, 405))
         self.assertEqual(self.reply('"x y"@example.com'), 250)
         self.assertEqual(self.reply("info@other.example"), 550)
         self.relay.logged("by=token:panel")

@@ -146,6 +146,7 @@ class Hooks(TwoWorkers):
             )
             self.assertEqual(total(found, "relayd_hook_waiting", hook="crm"), 3)
             self.assertEqual(total(found, "relayd_hook_failing", hook="crm"), 1)
+            self.assertGreater(total(found, "relayd_hook_retries_total", hook="crm"), 0)
             receiver.start()
             text = relay.config.read_text()
             alive = f"http://127.0.0.1:{receiver.port}/mail"

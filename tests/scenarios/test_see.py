@@ -254,7 +254,45 @@ class Figures(TwoWorkers):
             timeout=60,
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertIn("SUCCESS: 12 rules found", done.stdout)
+        self.assertIn("SUCCESS: 14 rules found", done.stdout)
+
+    def test_dropped_events_and_a_receiver_in_vain_raise_their_alarms_and_nothing_else_does(
+        self,
+    ) -> None:
+        """By what `metrics` says minute after minute: of two webhooks one is well."""
+        series = {
+            'relayd_hook_events_total{hook="crm",result="dropped"}': "0x30 7+0x60",
+            'relayd_hook_retries_total{hook="crm"}': "0+1x90",
+            'relayd_hook_events_total{hook="well",result="dropped"}': "5+0x90",
+            'relayd_hook_events_total{hook="well",result="sent"}': "0+9x90",
+            'relayd_hook_retries_total{hook="well"}': "1+0x90",
+        }
+        file = self.folder / "tried.yml"
+        given = [{"series": name, "values": values} for name, values in series.items()]
+        tried = {
+            "rule_files": [str(MONITORING / "alerts.yml")],
+            "tests": [{
+                "interval": "1m",
+                "input_series": given,
+                "promql_expr_test": [
+                    {
+                        "expr": f'sum(ALERTS{{alertname="{name}",alertstate="firing"}}) by (hook)',
+                        "eval_time": "1h",
+                        "exp_samples": [{"labels": '{hook="crm"}', "value": 1}],
+                    }
+                    for name in ("RelaydHookDrops", "RelaydHookFails")
+                ],
+            }],
+        }  # fmt: skip
+        file.write_text(json.dumps(tried))
+        done = subprocess.run(
+            [program("promtool"), "test", "rules", str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_the_dashboard_asks_what_prometheus_understands(self) -> None:
         """Its questions as rules, for promtool to look at."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from relayd.mail.ident import MAX_SHARDS, make_ident
 from relayd.mail.message import RecipientState
 from relayd.mail.naming import shown
-from relayd.spool.condition import SQLITE, found_by
+from relayd.spool.condition import SQLITE, found_by, spelled
 from relayd.spool.sqlite.rows import fold, outcome_of
 from relayd.spool.sqlite.sieve import key, named, passes, words
 from relayd.spool.view import FindFilter, FoundPage, FoundRecipient
@@ -56,7 +56,7 @@ def find(connection: sqlite3.Connection, wanted: FindFilter, before: int, limit:
     for piece in _pieces(connection, before - 1, floor):
         if looked == LOOKED or len(found) >= limit:
             return FoundPage(found, piece.last + 1)
-        if piece.sieve and not passes(piece.sieve, keys):
+        if piece.sieve and not _may_hold(piece.sieve, keys):
             continue
         if wanted.states and not _may_stand(connection, wanted.states, piece):
             continue
@@ -161,12 +161,14 @@ def _condition(wanted: FindFilter) -> tuple[str, dict[str, Any]]:
     return " AND ".join(terms), parameters
 
 
-def _keys(wanted: FindFilter) -> list[int]:
-    """What a sieve has to let through (see relayd.spool.sqlite.sieve)."""
-    sender = "" if wanted.sender == "<>" else fold(wanted.sender)
-    keys = [key("s" + sender)] if wanted.sender else []
+def _keys(wanted: FindFilter) -> list[list[int]]:
+    """What a sieve has to let through: of each the one or the other (relayd.spool.sqlite.sieve)."""
+    keys = [
+        [key(kind + each) for each in spelled("" if mailbox == "<>" else mailbox)]
+        for kind, mailbox in (("s", wanted.sender), ("r", wanted.recipient))
+        if mailbox
+    ]
     for kind, text in (
-        ("r", fold(wanted.recipient)),
         ("e", fold(wanted.envid)),
         ("c", fold(wanted.client)),
         ("l", fold(wanted.login)),
@@ -174,8 +176,12 @@ def _keys(wanted: FindFilter) -> list[int]:
         *(("w", word) for word in words(wanted.subject)),
     ):
         if text:
-            keys.append(key(kind + text))
+            keys.append([key(kind + text)])
     return keys
+
+
+def _may_hold(sieve: bytes, keys: Iterable[Iterable[int]]) -> bool:
+    return all(any(passes(sieve, (each,)) for each in either) for either in keys)
 
 
 def _has_words(subject: str | None, wanted: str) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from relayd.mail.address import spellings
 from relayd.mail.envelope import Direction, direct_queue
 from relayd.mail.message import Message, RecipientState, Record
 from relayd.mail.naming import shown
-from relayd.spool.condition import rule_words
+from relayd.spool.condition import rule_words, spelled
 from relayd.spool.sqlite.rows import fold, raw, raw_path
 from relayd.spool.sqlite.sieve import named, words
 from relayd.spool.view import (
@@ -24,7 +25,7 @@ def matches(wanted: QueueFilter, message: Message, record: Record) -> bool:
     """Whether a waiting recipient is meant (see QueueFilter)."""
     recipient = record.recipient
     destinations = {recipient.destination, *Direction.parse(recipient.next_hop).names}
-    direct = direct_queue(wanted.destination.lower())
+    direct = direct_queue(spellings(wanted.destination)[0])
     sender = raw_path(message.envelope.reverse_path)
     return (
         (not wanted.ident or message.ident == wanted.ident)
@@ -59,8 +60,8 @@ def _holds(rule: str, record: Record) -> bool:
 def _match(pattern: str, text: str) -> bool:
     local, at, domain = pattern.rpartition("@")
     if at and local and domain:
-        return fold(pattern) == fold(text)
-    return fold(pattern) in fold(text)
+        return fold(text) in spelled(pattern)
+    return any(each in fold(text) for each in spelled(pattern))
 
 
 def found_in(
@@ -114,8 +115,8 @@ def found_in(
 def _is(wanted: str, mailbox: str) -> bool:
     """A whole address, or all of a domain."""
     if wanted.startswith("@"):
-        return fold(mailbox).endswith(fold(wanted))
-    return not wanted or fold(mailbox) == fold(wanted)
+        return fold(mailbox).endswith(spelled(wanted))
+    return not wanted or fold(mailbox) in spelled(wanted)
 
 
 def summary_of(message: Message) -> Summary:

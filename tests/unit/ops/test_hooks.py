@@ -174,6 +174,7 @@ class HooksTests(TestCase):
         self.assertGreater(tries, 6)
         self.assertEqual(len({fields["webhook-id"] for *_, fields in self.receiver.requests}), 1)
         self.assertIn("refused", self.status()["trouble"])
+        self.assertEqual(self.status()["retries"], tries)
         self.assertEqual(self.status()["since"], NOW)
         self.assertEqual(self.logged().count('event="hook fails"'), 1)
         self.deliver("bob")

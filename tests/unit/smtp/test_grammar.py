@@ -78,6 +78,8 @@ class TestMail(unittest.TestCase):
             ('FROM:"a > b"@b.example', Mailbox("a > b", "b.example")),
             ("FROM:a@[192.0.2.1]", Mailbox("a", "[192.0.2.1]")),
             ("FROM:<a@b\u00fccher.example.>", Mailbox("a", "b\u00fccher.example")),
+            ("FROM:<A@B\u00dcCHER\uff0eexample>", Mailbox("A", "b\u00fccher.example")),
+            ("FROM:<a@bu\u0308cher.example>", Mailbox("a", "b\u00fccher.example")),
             ("FROM:<<a@b.example>>", plain),
             ("FROM:< >", None),
         ):

@@ -193,19 +193,12 @@ class Scene(Fixture):
         self.wall = 59.0
         self.guesses = Guesses(lambda: self.moment)
         self.seats = dict(PEOPLE)
-
-        async def at_once(slow: Callable[[], bool]) -> bool:
-            return slow()
-
-        entrance = Entrance(
-            FileAccounts(lambda: USERS, at_once), lambda: self.seats, self.guesses,
-            self.journal, lambda: self.wall,
-        )  # fmt: skip
+        self.entrance = self.made_entrance()
         self.console = Console(
             self.commands,
             Api(self.commands, self.tokens.find, self.guesses),
             "gw.example.com",
-            lambda table: entrance,
+            lambda table: self.entrance,
             lambda table: self.seats,
             lambda: 1_767_600_600.0,
             lambda: self.moment,
@@ -214,6 +207,17 @@ class Scene(Fixture):
         for name, table in (("admin", ""), ("people", "people")):
             port = self._open(name, table)
             self.addCleanup(port.stopListening)
+
+    def made_entrance(self, since: float = 0.0) -> Entrance:
+        """As a relayd has it that was started then."""
+
+        async def at_once(slow: Callable[[], bool]) -> bool:
+            return slow()
+
+        return Entrance(
+            FileAccounts(lambda: USERS, at_once), lambda: self.seats, self.guesses,
+            self.journal, lambda: self.wall, since,
+        )  # fmt: skip
 
     def _open(self, name: str, table: str) -> IListeningPort:
         path = self.folder / name

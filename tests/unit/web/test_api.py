@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -280,18 +281,43 @@ class OfOneDomain(Scene, TestCase):
 
     async def test_a_domain_is_one_in_either_spelling(self) -> None:
         """Mail is kept as the client named its recipient; a token has A-labels (RFC 5890)."""
-        self.viewer = self.token_of("viewer", "viewer", "b\u00fccher.example")
-        message, _ = await self.accept("bob@B\u00dccher.example", "eve@elsewhere.example")
-        heard = await self.call(f"/messages/{ident_text(message.ident)}", role="viewer")
-        self.assertEqual([each["mailbox"] for each in json.loads(heard.text)["recipients"]],
-                         ["bob@B\u00dccher.example"])  # fmt: skip
-        spelled = quote("bob@B\u00dccher.example")
-        found = json.loads((await self.call(f"/find?recipient={spelled}", role="viewer")).text)
-        self.assertEqual(len(found["found"]), 1)
-        for domain in ("b\u00fccher.example", "xn--bcher-kva.example"):
-            heard = await self.call("/explain", {"recipient": f"bob@{domain}"}, "viewer")
+        spelled = ("b\u00fccher.example", "xn--bcher-kva.example", "B\u00dcCHER.example")
+        idents = []
+        for domain in spelled:
+            message, _ = await self.accept(f"bob@{domain}", "eve@elsewhere.example")
+            idents.append(ident_text(message.ident))
+        await self.accept("bob@bucher.example")
+        for domain in spelled:
+            self.admin = self.token_of("operator", "admin", domain)
+            await self.seen_and_changed(idents, spelled)
+            self.tokens.answer({"action": "revoke", "name": "admin"}, "uid=0")
+
+    async def seen_and_changed(self, idents: Sequence[str], spelled: Sequence[str]) -> None:
+        for ident in idents:
+            story = json.loads((await self.call(f"/messages/{ident}")).text)
+            self.assertEqual(len(story["recipients"]), 1)
+        queued = json.loads((await self.call("/queue")).text)["messages"]
+        self.assertEqual([(each["id"], len(each["recipients"])) for each in queued],
+                         [(each, 1) for each in idents])  # fmt: skip
+        self.assertEqual(json.loads((await self.call("/figures")).text)["messages"], 3)
+        queries = [f"?recipient={quote(whom + each)}" for each in spelled for whom in ("bob@", "@")]
+        for query in ("", *queries):
+            found = json.loads((await self.call(f"/find{query}")).text)["found"]
+            self.assertEqual([each["id"] for each in found], idents[::-1], query)
+        for domain in spelled:
+            for body in (
+                {"all": True},
+                {"recipient": f"bob@{domain}"},
+                {"recipient": f"@{domain}"},
+            ):
+                for action in ("/hold", "/release", "/retry"):
+                    heard = await self.call(action, body)
+                    self.assertEqual(json.loads(heard.text), {"recipients": 3}, (action, body))
+            heard = await self.call("/explain", {"recipient": f"bob@{domain}"})
             self.assertNotEqual(heard.status, 403, heard.text)
-        heard = await self.call("/explain", {"recipient": "bob@bucher.example"}, "viewer")
+        for path in ("/find?recipient=bob@bucher.example", "/find?recipient=@example"):
+            self.assertEqual((await self.call(path)).status, 403)
+        heard = await self.call("/explain", {"recipient": "bob@bucher.example"})
         self.assertEqual(heard.status, 403)
 
     async def test_it_acts_on_mail_for_its_domain_alone(self) -> None:
