@@ -15,6 +15,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from tests.faults.injector import Door, Injector
+from tests.faults.letters import SENDERS
 from tests.faults.oracle import Verdict
 from tests.faults.run import Row
 from tests.faults.sink import Mood, Session
@@ -25,6 +26,7 @@ from tests.scenarios.harness import free_port, missing_peers
 LEASE = 4.0  # seconds where it is to pass, so that nobody waits for half a minute,
 USUAL = 30.0  # ... and where it is not
 GO_ON = 2 / 3  # of it: from then on a node that shows no sign of life sends nothing
+MAILBOXES = 5  # of a letter at most, and in a report
 
 
 def missing() -> str:
@@ -33,14 +35,19 @@ def missing() -> str:
 
 
 class Hesitant(Mood):
-    """Takes a moment over each reply, so that a fault finds deliveries at every step."""
+    """Takes a moment over each reply, so that a fault finds deliveries at every step.
+
+    It says each time what it has taken a message as: `audit` tells two deliveries by that.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(f"hesitant {seed}")
 
     async def say(self, stage: str, session: Session) -> bytes | None:
         await asyncio.sleep(self._random.uniform(0.0, 0.03))
-        return None
+        if stage != "content":
+            return None
+        return f"250 2.0.0 Taken as {session.number}-{session.transactions}\r\n".encode()
 
 
 class Node(Broken):
@@ -112,6 +119,11 @@ class Cluster(Stage):
     def open_sessions(self, node: Node) -> int:
         """How many sessions to the sink the node has."""
         return sum(each.client == node.name for each in self.sink.sessions.values())
+
+    async def unrecorded(self) -> int:
+        """How many arrivals the database cannot know of, at most: of those who wait in it."""
+        found = await self.ask("SELECT mailbox FROM relayd.recipient WHERE state = 0")
+        return sum(MAILBOXES if box.endswith(f"@{SENDERS}") else 1 for (box,) in found)
 
     async def epoch(self, node: Node) -> int:
         """The node's, as the database has it."""
