@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,10 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--killed-after", type=float, default=20.0, help="seconds")
     options = parser.parse_args()
-    server = PostgresqlServer()
-    with tempfile.TemporaryDirectory() as place:
+    with ExitStack() as held:
+        place = held.enter_context(tempfile.TemporaryDirectory())
+        server = PostgresqlServer()
+        held.callback(server.stop)
         folder = Path(place) / "spool"
         where = empty_spool(server)
         fill(folder, options.messages)
@@ -117,7 +119,6 @@ def main() -> None:
             assert found == ((len(before) if name == "there" else 0),), found
         assert digests(FolderEnd(folder)) == before
         print("identical")
-    server.stop()
 
 
 if __name__ == "__main__":

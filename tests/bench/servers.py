@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from tests.bench.jobs import Job
 from tests.bench.tunnels import certificate
+from tests.bench.usage import cpu_seconds
 from tests.scenarios.harness import (
     CHECKOUT,
     Process,
@@ -225,7 +226,11 @@ class RelaydPostgresql(Relayd):
                 WHERE relname IN ('message', 'recipient')) FROM pg_stat_database
             WHERE datname = 'postgres'"""
         )
-        print(f"    {row[0]} COMMITs, {row[1]} rows updated", flush=True)
+        used = cpu_seconds([self._database.process.pid])
+        print(
+            f"    {row[0]} COMMITs, {row[1]} rows updated, {used:.2f} s of CPU in the database",
+            flush=True,
+        )
         super().stop()
         self._database.stop()
 

@@ -35,19 +35,14 @@ def missing() -> str:
 
 
 class Hesitant(Mood):
-    """Takes a moment over each reply, so that a fault finds deliveries at every step.
-
-    It says each time what it has taken a message as: `audit` tells two deliveries by that.
-    """
+    """Takes a moment over each reply, so that a fault finds deliveries at every step."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(f"hesitant {seed}")
 
     async def say(self, stage: str, session: Session) -> bytes | None:
         await asyncio.sleep(self._random.uniform(0.0, 0.03))
-        if stage != "content":
-            return None
-        return f"250 2.0.0 Taken as {session.number}-{session.transactions}\r\n".encode()
+        return None
 
 
 class Node(Broken):

@@ -129,15 +129,14 @@ _END = f"""
         SELECT message, number, 1, at, state, attempts, outcome, note FROM gone
         ON CONFLICT DO NOTHING)
     SELECT message, number FROM gone"""
-# ... what ended here, but is another node's, or ended there: it may have arrived twice
+# ... who did not, but is another node's, or has ended there: it may have arrived twice
 _LATE = f"""
     WITH told AS (
         SELECT v.message, v.number, v.state FROM unnest(%(messages)s::bigint[],
-            %(numbers)s::integer[], %(states)s::integer[], %(outcomes)s::text[])
-            AS v(message, number, state, outcome)
+            %(numbers)s::integer[], %(states)s::integer[]) AS v(message, number, state)
         WHERE EXISTS (SELECT 1 FROM recipient AS r WHERE {_SAME} AND NOT ({_OURS}))
         OR EXISTS (SELECT 1 FROM ledger AS l WHERE l.message = v.message AND l.number = v.number
-            AND l.ended = 1 AND l.outcome IS DISTINCT FROM v.outcome)),
+            AND l.ended = 1)),
     kept AS (INSERT INTO late(message, number, node, at)
         SELECT message, number, %(owner)s, %(now)s FROM told WHERE state = {_DELIVERED}
         ON CONFLICT DO NOTHING)
@@ -261,11 +260,10 @@ class SharedBatch:
             if not self._news <= ended:
                 raise MovedError
             if len(ended) < len(self._ends):
-                rows = list(self._ends.values())
-                states = [row.state for row in rows]
-                told = {"states": states, "outcomes": [row.outcome for row in rows]}
+                late = {key: row.state for key, row in self._ends.items() if key not in ended}
+                states = [*late.values()]
                 row = session.ask(
-                    _LATE, {**self._keyed(self._ends), **told, "now": self.now}
+                    _LATE, {**self._keyed(late), "states": states, "now": self.now}
                 ).fetchone()
                 self.fenced += 0 if row is None else row[0]
         if self._taken:
