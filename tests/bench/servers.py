@@ -18,10 +18,11 @@ import time
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tests.bench.jobs import Job
 from tests.bench.tunnels import certificate
+from tests.bench.usage import cpu_seconds
 from tests.scenarios.harness import (
     CHECKOUT,
     Process,
@@ -246,6 +247,7 @@ class RelaydPostgresql(Relayd):
     """relayd with one worker whose mail is in a PostgreSQL of its own: the CPU is that of both."""
 
     name = "relayd-postgresql"
+    _as_debian = ("fsync=on", "shared_buffers=128MB", "max_connections=100")
 
     @classmethod
     def missing(cls) -> str:
@@ -259,27 +261,57 @@ class RelaydPostgresql(Relayd):
         """The database first, as Debian configures it, its data where the folder would be."""
         from tests.postgresqlserver import PostgresqlServer, empty_spool
 
-        as_debian = ("fsync=on", "shared_buffers=128MB", "max_connections=100")
-        self._database = PostgresqlServer(*as_debian, inside=self.folder / "database")
+        self._database = PostgresqlServer(*self._as_debian, inside=self.folder / "database")
         empty_spool(self._database)
         super().start()
         self.roots.append(self._database.process.pid)
 
     def stop(self) -> None:
         """Both; what a message took of the database is told first."""
-        import psycopg
-
-        with psycopg.connect(self._database.where) as connection:
-            row = connection.execute(
-                """SELECT xact_commit, (SELECT sum(n_tup_upd) FROM pg_stat_user_tables
-                    WHERE relname IN ('message', 'recipient')) FROM pg_stat_database
-                WHERE datname = 'postgres'"""
-            ).fetchone()
+        row = self._ask(
+            """SELECT xact_commit, (SELECT sum(n_tup_upd) FROM pg_stat_user_tables
+                WHERE relname IN ('message', 'recipient')) FROM pg_stat_database
+            WHERE datname = 'postgres'"""
+        )
+        used = cpu_seconds([self._database.process.pid])
         print(
-            f"    {row[0] if row else 0} COMMITs, {row[1] if row else 0} rows updated", flush=True
+            f"    {row[0]} COMMITs, {row[1]} rows updated, {used:.2f} s of CPU in the database",
+            flush=True,
         )
         super().stop()
         self._database.stop()
+
+    def _ask(self, text: str) -> tuple[Any, ...]:
+        import psycopg
+
+        with psycopg.connect(self._database.where, autocommit=True) as connection:
+            asked = connection.execute(text.encode())
+            return asked.fetchone() or () if asked.description else ()
+
+
+class RelaydQuorum(RelaydPostgresql):
+    """The same, and a COMMIT is on two disks: of the database and of its synchronous standby."""
+
+    name = "relayd-quorum"
+
+    def start(self) -> None:
+        """The standby comes last: until then nothing is waited for."""
+        from tests.postgresqlserver import PostgresqlServer
+
+        super().start()
+        self._standby = PostgresqlServer(
+            *self._as_debian, inside=self.folder / "standby", behind=self._database, name="b"
+        )
+        self._ask("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (b)'")
+        self._ask("SELECT pg_reload_conf()")
+        synchronous = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'quorum'"
+        wait_until(lambda: bool(self._ask(synchronous)), self.log())
+        self.roots.append(self._standby.process.pid)
+
+    def stop(self) -> None:
+        """What is told at the end waits for the standby."""
+        super().stop()
+        self._standby.stop()
 
 
 def beside(checkout: Path) -> list[type[Server]]:
@@ -560,7 +592,7 @@ SERVERS: dict[str, type[Server]] = {
     each.name: each
     for each in (
         *(Nothing, Postfix, Relayd, Relayd2, RelaydMetrics, RelaydHook, RelaydPostgresql),
-        *(OpenSmtpd, Exim),
+        *(RelaydQuorum, OpenSmtpd, Exim),
     )
 }
 

@@ -91,6 +91,29 @@ class Case(unittest.TestCase):
 
         self.bridge.until(seen)
 
+    def silence(self, spool: PostgresqlSpool) -> threading.Event:
+        """Its writer gets no further until the event, as when the process is frozen."""
+        begun, on = threading.Event(), threading.Event()
+
+        class Stuck(SharedWrite):
+            def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
+                begun.set()
+                on.wait(90)
+
+        spool._writer.put(Stuck())
+        assert begun.wait(60)
+        self.addCleanup(on.set)
+        return on
+
+    def meanwhile(self, spool: PostgresqlSpool, happens: Callable[[], object]) -> None:
+        """In the middle of the transaction in which is what was asked for last."""
+
+        class Meanwhile(SharedWrite):
+            def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
+                happens()
+
+        spool._writer.put(Meanwhile())
+
     def accounted_for(self, spool: PostgresqlSpool) -> None:
         assert self.bridge.wait(spool.audit(0, 10_000)).discrepancies == []
 
@@ -238,20 +261,6 @@ class LeaseTests(Case):
         # where others compute as well a node may be kept from its database for seconds on end
         self.sql(f"INSERT INTO meta VALUES ('lease', '{min(patience(4.0), 12.0):.0f}')")
 
-    def silence(self, spool: PostgresqlSpool) -> threading.Event:
-        """Its writer gets no further until the event, as when the process is frozen."""
-        begun, on = threading.Event(), threading.Event()
-
-        class Stuck(SharedWrite):
-            def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
-                begun.set()
-                on.wait(90)
-
-        spool._writer.put(Stuck())
-        assert begun.wait(60)
-        self.addCleanup(on.set)
-        return on
-
     def own(self, spool: PostgresqlSpool) -> list[int]:
         found = self.bridge.wait(spool.due("inside", time.time() + 1, 999))
         return sorted(message.ident for message, _ in found)
@@ -321,6 +330,19 @@ class LeaseTests(Case):
         assert self.bridge.wait(one.settle([failed, done], [report()])) == []
         self.accounted_for(one)
 
+    def test_who_is_taken_over_while_his_report_is_written_is_not_reported(self) -> None:
+        """A transaction may stand still between the question whose he is and the last word."""
+        one = self.node("gw1")
+        message, (record,) = self.put(one)
+        report = NewMessage(one.new_ident(), b"report", submission(recipient("s"), sender=None))
+        on = self.silence(one)
+        promise = one.settle([Settlement(record, RecipientState.FAILED, LATER)], [report])
+        self.meanwhile(one, lambda: self.sql("UPDATE recipient SET owner = owner + 1"))
+        on.set()
+        assert self.bridge.wait(promise) == []
+        assert self.records(one, message) == (record,)
+        assert self.number("SELECT count(*) FROM message") == 1
+
     def test_what_was_delivered_too_late_is_told_as_perhaps_twice(self) -> None:
         one, two = self.node("gw1"), self.node("gw2")
         records = [self.put(one)[1][0] for _ in range(2)]
@@ -330,8 +352,8 @@ class LeaseTests(Case):
         on.set()
         self.bridge.until(lambda: one.healthy)
         for _ in range(2):  # however often it is told
-            done = [Settlement(each, RecipientState.DELIVERED, LATER) for each in records]
-            self.bridge.wait(one.settle(done))
+            done = [Settlement(each, RecipientState.DELIVERED, DONE) for each in records]
+            self.bridge.wait(one.settle(done))  # a next hop may say the same to both
         assert self.bridge.wait(two.cluster())["late"] == 2
         assert self.records(two, self.loaded_message(two, records[1])) == (records[1],)
 
@@ -552,6 +574,26 @@ class FailingTests(Case):
         assert wire.cuts == 2
         assert self.bridge.wait(spool.counts()).messages == 2  # the reports
         self.accounted_for(spool)
+
+    def test_what_an_unanswered_commit_has_stored_is_forgotten_if_it_may_be_others(self) -> None:
+        """Its client hears 250, and it is sent by whoever has it now."""
+        wire = self.wire()
+        spool = self.node(where=wire.where)
+
+        def ousted() -> None:
+            self.sql("UPDATE node SET epoch = epoch + 1")
+            wire.cut = "after"
+
+        answered: list[bool] = []
+        on = self.silence(spool)
+        promise = self.begin(spool)
+        spool.lease.on_lost = lambda: answered.append(promise.fired)
+        self.meanwhile(spool, ousted)
+        on.set()
+        self.bridge.wait(promise)
+        self.bridge.until(lambda: spool.healthy)
+        assert wire.cuts == 1
+        assert answered == [True]
 
     def report(self, spool: PostgresqlSpool) -> NewMessage:
         return NewMessage(spool.new_ident(), b"report", submission(recipient("s"), sender=None))

@@ -15,6 +15,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from tests.faults.injector import Door, Injector
+from tests.faults.letters import SENDERS
 from tests.faults.oracle import Verdict
 from tests.faults.run import Row
 from tests.faults.sink import Mood, Session
@@ -25,6 +26,7 @@ from tests.scenarios.harness import free_port, missing_peers
 LEASE = 4.0  # seconds where it is to pass, so that nobody waits for half a minute,
 USUAL = 30.0  # ... and where it is not
 GO_ON = 2 / 3  # of it: from then on a node that shows no sign of life sends nothing
+MAILBOXES = 5  # of a letter at most, and in a report
 
 
 def missing() -> str:
@@ -112,6 +114,11 @@ class Cluster(Stage):
     def open_sessions(self, node: Node) -> int:
         """How many sessions to the sink the node has."""
         return sum(each.client == node.name for each in self.sink.sessions.values())
+
+    async def unrecorded(self) -> int:
+        """How many arrivals the database cannot know of, at most: of those who wait in it."""
+        found = await self.ask("SELECT mailbox FROM relayd.recipient WHERE state = 0")
+        return sum(MAILBOXES if box.endswith(f"@{SENDERS}") else 1 for (box,) in found)
 
     async def epoch(self, node: Node) -> int:
         """The node's, as the database has it."""

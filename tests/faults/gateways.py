@@ -11,7 +11,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.faults.cluster import LEASE, USUAL, Cluster, Node, clustered
+from tests.faults.cluster import LEASE, MAILBOXES, USUAL, Cluster, Node, clustered
 from tests.faults.disk import disk
 from tests.faults.run import Row, fault
 from tests.faults.shim import Shim
@@ -19,8 +19,8 @@ from tests.faults.shim import Shim
 if TYPE_CHECKING:
     from tests.postgresqlserver import PostgresqlServer, Wire
 
-MAILBOXES = 5  # in one transaction at most
 SOON = 20.0  # seconds until mail is taken again, on a busy machine
+UNDER_WAY = 0.3  # seconds in which the database does what has reached it
 
 
 @contextmanager
@@ -134,7 +134,6 @@ async def cut_off(row: Row, seed: int, short: bool) -> None:
             wire = wires[node.name]
             epoch = await stage.epoch(node)
             way = (wire.flowing, wire.up, wire.down)[number % 3]
-            before = stage.sink.sent[node.name]
             stage.sink.fault("cut off", node.name)
             since = time.monotonic()
             way.clear()
@@ -142,9 +141,10 @@ async def cut_off(row: Row, seed: int, short: bool) -> None:
             if number % 5 == 4:  # sooner than others could notice
                 await asyncio.sleep(draw.uniform(0.0, LEASE / 3))
             else:
+                await asyncio.sleep(UNDER_WAY)
+                twice += await stage.unrecorded()
                 await stage.ousted(node, epoch, since)
                 await asyncio.sleep(draw.uniform(0.0, 1.0))
-            twice += MAILBOXES + stage.sink.sent[node.name] - before
             way.set()
             await _back(row, stage, node)
         await stage.end(row, twice=twice)

@@ -11,7 +11,6 @@ import contextlib
 import re
 import socket
 import struct
-from collections import Counter
 from collections.abc import Callable
 from socket import SO_LINGER, SOL_SOCKET
 
@@ -53,7 +52,6 @@ class Sink:
         self.mood = mood or Mood()
         self.read: Callable[[bytes], Entry | None] = letter_of
         self.taken = 0  # messages
-        self.sent: Counter[str] = Counter()  # recipients, by who sent to them
         self.sessions: dict[int, Session] = {}
         self.attempts: dict[str, int] = {}  # at "late" recipients
         self.host = "127.0.0.1"  # its address
@@ -224,7 +222,6 @@ class Session:
         else:
             journal.write("arrived", **found, **facts)
         self.sink.taken += 1
-        self.sink.sent[self.client] += len(self.recipients)
 
 
 def letter_of(content: bytes) -> Entry | None:

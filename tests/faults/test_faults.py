@@ -18,7 +18,6 @@ NEED_CLUSTER = ("cluster", "nodes", "primary", "COMMIT")
 NEED_CABLE = ("packets", "links")
 LONG_FORM_ONLY = (
     "memory missing for a moment",  # thousands of places, a few in each run
-    "nodes cut off from the database",  # how often it sends twice meanwhile depends on the machine
 )
 NEED_SHIM = ("EIO", "ENOSPC", "EROFS", "clock")
 

@@ -124,19 +124,19 @@ _END = f"""
             %(outcomes)s::text[], %(notes)s::text[])
             AS v(message, number, at, state, attempts, outcome, note)
         WHERE {_SAME} AND {{}}
-        RETURNING v.message, v.number, v.at, v.state, v.attempts, v.outcome, v.note)
-    INSERT INTO ledger(message, number, ended, at, state, attempts, outcome, note)
-    SELECT message, number, 1, at, state, attempts, outcome, note FROM gone
-    ON CONFLICT DO NOTHING"""
-# ... what ended here, but is another node's, or ended there: it may have arrived twice
+        RETURNING v.message, v.number, v.at, v.state, v.attempts, v.outcome, v.note),
+    told AS (INSERT INTO ledger(message, number, ended, at, state, attempts, outcome, note)
+        SELECT message, number, 1, at, state, attempts, outcome, note FROM gone
+        ON CONFLICT DO NOTHING)
+    SELECT message, number FROM gone"""
+# ... who did not, but is another node's, or has ended there: it may have arrived twice
 _LATE = f"""
     WITH told AS (
         SELECT v.message, v.number, v.state FROM unnest(%(messages)s::bigint[],
-            %(numbers)s::integer[], %(states)s::integer[], %(outcomes)s::text[])
-            AS v(message, number, state, outcome)
+            %(numbers)s::integer[], %(states)s::integer[]) AS v(message, number, state)
         WHERE EXISTS (SELECT 1 FROM recipient AS r WHERE {_SAME} AND NOT ({_OURS}))
         OR EXISTS (SELECT 1 FROM ledger AS l WHERE l.message = v.message AND l.number = v.number
-            AND l.ended = 1 AND l.outcome IS DISTINCT FROM v.outcome)),
+            AND l.ended = 1)),
     kept AS (INSERT INTO late(message, number, node, at)
         SELECT message, number, %(owner)s, %(now)s FROM told WHERE state = {_DELIVERED}
         ON CONFLICT DO NOTHING)
@@ -154,6 +154,10 @@ class Ownership(NamedTuple):
 
     owner: int
     epoch: int
+
+
+class MovedError(Exception):
+    """What a report is about has changed hands since it was entered: nothing of it is to stay."""
 
 
 class Accepting(NamedTuple):
@@ -177,6 +181,7 @@ class SharedBatch:
         self._ends: dict[Key, EndRow] = {}  # of ours, by their deliveries
         self._taken: dict[Key, EndRow] = {}  # of anybody's, by an operator
         self._postponed: dict[Key, Settlement] = {}
+        self._news: set[Key] = set()  # of the ends, those on whose account there is a report
         self._messages = 0
         self._octets = 0
 
@@ -227,19 +232,24 @@ class SharedBatch:
         keys = [(each.record.message, each.record.number) for each in settlements]
         found = session.ask(_WAITING, self._keyed([key for key in keys if key not in self._ends]))
         waiting = {(message, number): warned for message, number, warned in found}
+        news = False
         for key, settlement in zip(keys, settlements, strict=True):
             if key not in waiting or self._has_ended(key):
                 continue
             before = self._postponed.get(key)
             warned = waiting[key] or (before is not None and before.warned)
-            if not settlement.state.waiting or (settlement.warned and not warned):
-                return True
-        return False
+            if not settlement.state.waiting:
+                self._news.add(key)
+                news = True
+            elif settlement.warned and not warned:
+                news = True
+        return news
 
     def write(self, session: DatabaseSession) -> None:
         """Everything collected; inside a transaction that the caller began.
 
         An outcome for a recipient that another node has taken over meanwhile changes nothing.
+        Raises MovedError where a report about it has been entered before that.
         """
         if self._accepting:
             self._write_accepted(session)
@@ -247,12 +257,13 @@ class SharedBatch:
             self._write_postponed(session)
         if self._ends:
             ended = self._write_ends(session, self._ends, _OURS)
-            if ended < len(self._ends):
-                rows = list(self._ends.values())
-                states = [row.state for row in rows]
-                told = {"states": states, "outcomes": [row.outcome for row in rows]}
+            if not self._news <= ended:
+                raise MovedError
+            if len(ended) < len(self._ends):
+                late = {key: row.state for key, row in self._ends.items() if key not in ended}
+                states = [*late.values()]
                 row = session.ask(
-                    _LATE, {**self._keyed(self._ends), **told, "now": self.now}
+                    _LATE, {**self._keyed(late), "states": states, "now": self.now}
                 ).fetchone()
                 self.fenced += 0 if row is None else row[0]
         if self._taken:
@@ -310,7 +321,9 @@ class SharedBatch:
             },
         )
 
-    def _write_ends(self, session: DatabaseSession, ends: dict[Key, EndRow], whose: str) -> int:
+    def _write_ends(
+        self, session: DatabaseSession, ends: dict[Key, EndRow], whose: str
+    ) -> set[Key]:
         rows = list(ends.values())
         written = session.ask(
             _END.format(whose),
@@ -323,7 +336,7 @@ class SharedBatch:
                 "notes": [row.note for row in rows],
             },
         )
-        return written.rowcount
+        return set(written.fetchall())
 
     def _forget(self, session: DatabaseSession) -> None:
         """Those messages of which no recipient waits any more."""

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from relayd.spool.errors import SpoolError, SpoolFull, SpoolLocked
 from relayd.spool.lease import Lease
 from relayd.spool.postgresql import node
-from relayd.spool.postgresql.batch import Ownership, SharedBatch
+from relayd.spool.postgresql.batch import MovedError, Ownership, SharedBatch
 from relayd.spool.postgresql.session import DatabaseSession, UnsureError, to_be_repeated, trouble_of
 from relayd.spool.postgresql.writes import SUSPENDING, SharedWrite
 from relayd.spool.sqlite.bridge import Bridge, Promise
@@ -98,6 +98,7 @@ class SharedWriter:
         self._latest = 0.0  # by the clock
         self._last = 0  # requests in the last batch
         self._pid = 0  # of the server's process
+        self._ousted = False  # others may have what is ours, and the owner has not heard so
         self._lonely = False  # the last batch was one that has to be alone
         self._stopping = False
         self._session: DatabaseSession | None = None
@@ -239,7 +240,7 @@ class SharedWriter:
         self, session: DatabaseSession, writes: list[SharedWrite], error: Exception
     ) -> None:
         """Nothing was written. Raises what speaks against the whole store."""
-        if to_be_repeated(error):
+        if to_be_repeated(error) or (isinstance(error, MovedError) and len(writes) == 1):
             session.rollback()
             self._again.extendleft(reversed(writes))
             return
@@ -253,7 +254,7 @@ class SharedWriter:
         if len(writes) == 1:
             self._fail(writes, SpoolError(f"cannot be stored: {error!r}"))
             return
-        untried = deque(writes)  # one cannot be stored for a reason of its own: find which
+        untried = deque(writes)  # one cannot be stored, for its own sake or another's: find which
         try:
             while untried:
                 self._transaction([untried.popleft()])
@@ -289,6 +290,9 @@ class SharedWriter:
                 self._fail(self._unsure, error)
                 self._unsure = []
                 return
+        if self._ousted:  # said last: what is answered now may be others' by now
+            self._ousted = False
+            self._owner.taken_over()
         self._owner.forget_positions()
         self._owner.health(None)
         self._again.extend(self._owner.chores())  # the lease may have passed meanwhile
@@ -309,7 +313,7 @@ class SharedWriter:
         if node.epoch_of(session, number) != self.ours.epoch:
             self._lease.lost()
             self._begin(session)
-            self._owner.taken_over()
+            self._ousted = True
 
     def _settle_doubt(self) -> None:
         """Find out what became of the COMMIT that was not answered, if there was one."""
