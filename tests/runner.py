@@ -8,10 +8,10 @@ with --no-skips, if anything was skipped. With --quiet only what went wrong is s
 modules took longest. What --without names, modules or a folder of tests that another run has, is
 not begun, and said.
 
-With --again a scenario that failed beside others is run once more, alone: real servers and real
+With --again a test that failed beside others is run once more, alone: real servers, disks and
 clocks fail now and then for nothing but a machine with more to do than cores. It counts by what it
-does then, and is named in any case. Nothing is tried again where more than a few failed, and no
-other test: the others know no clock.
+does then, and is named in any case. Nothing is tried again where more than a few failed, and none
+of those that take examples at random: a second time they would not meet the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ _LAST = re.compile(r"^(PASSED|FAILED)(?: \((.*)\))?\s*$", re.MULTILINE)
 _FAILED = ("failures", "errors", "unexpectedSuccesses")
 _PASSED = ("successes", "expectedFailures")
 _RULER = re.compile(r"^(?:={79}|-{79})$", re.MULTILINE)  # above each failure, and below the last
-_BY_CLOCKS = re.compile(r"^(tests\.(?:scenarios|faults)\.\w+\.\w+\.test_\w+)$", re.MULTILINE)
+_BY_CLOCKS = re.compile(
+    r"^(tests\.(?:scenarios|faults|contract|unit(?:\.\w+)?)\.\w+\.\w+\.test_\w+)$", re.MULTILINE
+)
 SHOWN = 8  # of the slowest modules
 AGAIN = 6  # tests at most: where more fail, it is not the machine
 
@@ -119,7 +121,7 @@ def run(
 
 
 def failed_by_clocks(text: str) -> list[str]:
-    """The scenarios among what trial says has failed; none if anything else has, or too many."""
+    """What trial says has failed, if all of it knows a clock, and it is not too much."""
     blocks = [each for each in _RULER.split(text) if each.startswith(("\n[FAIL]", "\n[ERROR]"))]
     found = [_BY_CLOCKS.findall(block) for block in blocks]
     names = list(dict.fromkeys(name for block in found for name in block))

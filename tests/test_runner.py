@@ -62,15 +62,16 @@ def _trial(*blocks: tuple[str, ...]) -> str:
 
 
 class AgainTest(unittest.TestCase):
-    """What may be tried again, alone: a scenario that failed beside others, and nothing else."""
+    """What may be tried again, alone: what failed beside others, and knows a clock."""
 
-    def test_each_scenario_once(self) -> None:
+    def test_each_once(self) -> None:
         one, two = "tests.scenarios.test_a.B.test_c", "tests.faults.test_d.E.test_f"
-        text = _trial(("FAIL", one), ("ERROR", two, one))
-        self.assertEqual(failed_by_clocks(text), [one, two])
+        three = "tests.unit.relay.test_a.B.test_c"
+        text = _trial(("FAIL", one), ("ERROR", two, one), ("ERROR", three))
+        self.assertEqual(failed_by_clocks(text), [one, two, three])
 
     def test_nothing_where_another_test_failed(self) -> None:
-        for other in ("tests.unit.test_a.B.test_c", "tests.test_growth.B.test_c", "no test"):
+        for other in ("tests.fuzz.test_a.B.test_c", "tests.test_a.B.test_c", "no test"):
             text = _trial(("FAIL", "tests.scenarios.test_a.B.test_c"), ("ERROR", other))
             self.assertEqual(failed_by_clocks(text), [], other)
 

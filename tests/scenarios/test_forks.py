@@ -20,6 +20,8 @@ def _seen(relay: Relayd) -> dict[str, object]:
         with contextlib.suppress(FileNotFoundError):  # a session of a moment ago
             target = str(each.readlink()).replace(str(relay.folder), "")
             files.append(target if "/" in target else target.split(":")[0])
+    if not relay.by_exec:
+        files.remove("socket")  # to who forks its workers
     return {
         "signals": [status[each] for each in SIGNALS],
         "threads": status["Threads"],
