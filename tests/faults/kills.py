@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.faults.run import Row, fault
 from tests.faults.stage import staged
+from tests.scenarios.harness import workers_of
 
 READY = 5.0  # seconds to be ready again after a kill
 
@@ -68,21 +69,16 @@ async def kill_worker(row: Row, seed: int, short: bool) -> None:
         stage.inject(kinds=("ok", "no"))
         for _ in range(2 if short else 20):
             await asyncio.sleep(draw.uniform(0.3, 1.5))
-            victim = draw.choice(children(stage.relayd.pid))
+            victim = draw.choice(workers_of(stage.relayd))
             stage.sink.fault("worker killed")
             os.kill(victim, signal.SIGKILL)
             row.runs += 1
             row.recover = max(
                 row.recover,
-                await stage.until(lambda: len(children(stage.relayd.pid)) == 2, "two workers"),
+                await stage.until(lambda: len(workers_of(stage.relayd)) == 2, "two workers"),
             )
         await asyncio.sleep(1.0)
         row.add(await stage.finish(), stage)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that this one has started, as its workers."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @fault("SIGTERM in every phase")

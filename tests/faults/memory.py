@@ -11,7 +11,6 @@ import signal
 import time
 from pathlib import Path
 
-from tests.faults.kills import children
 from tests.faults.run import Row, fault
 from tests.faults.stage import Stage, staged
 
@@ -23,7 +22,8 @@ _MORE = (0, 0, 1 << 20, 4 << 20)  # octets that it may still take
 def _hold(stage: Stage, more: int | None) -> None:
     """No process of relayd gets more memory than this; None: as much as it likes."""
     pid = stage.relayd.pid
-    for each in (pid, *children(pid)):
+    started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for each in (pid, *map(int, started)):
         most = _ENDLESS
         if more is not None:
             found = _SIZE.search(Path(f"/proc/{each}/status").read_text())
