@@ -22,7 +22,7 @@ SIZE = 16 << 10  # octets; then twice as many
 NOTHING = 0.004  # seconds of CPU time for the larger one that are not worth a second look
 MOST = 3.0  # times as long for twice as much; four, where it grows with the square
 LOOKS = 6  # at the two sizes: others share the machine
-CLOSE_LOOKS = 40  # before anything is said against it
+CLOSE_LOOKS = 15  # before anything is said against it
 FAR = 2.0  # seconds that need no second look
 SHARE = 1.0 if os.environ.get("RELAYD_GROWTH") == "all" else 0.25  # of all that may be fed
 
@@ -179,4 +179,4 @@ class TheTestItself(unittest.TestCase):
                 data.count(b"(")
 
         # others share the machine: what they cost may fall on the smaller one
-        self.assertGreater(max(growth(square, b"", b"(") for _ in range(5)), MOST)
+        self.assertTrue(any(growth(square, b"", b"(") > MOST for _ in range(5)))
