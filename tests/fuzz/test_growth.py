@@ -175,7 +175,7 @@ for each in TARGETS:
 class TheTestItself(unittest.TestCase):
     def test_a_square_is_seen(self) -> None:
         def square(data: bytes) -> None:
-            while data := data[8:]:
+            while data := data[32:]:
                 data.count(b"(")
 
         # others share the machine: what they cost may fall on the smaller one
