@@ -243,7 +243,7 @@ class Figures(TwoWorkers):
             self.assertGreater(total(found, "relayd_oldest_seconds", next_hop="out"), 0)
             kind, text = scrape(place, "text/plain")
             self.assertEqual(kind, "text/plain; version=0.0.4; charset=utf-8")
-            self.checked_by_promtool("metrics", text)
+            self.assertEqual(self.promtool("check", "metrics", text=text), "")
 
     def test_the_alerts_are_good_rules(self) -> None:
         done = subprocess.run(
@@ -285,14 +285,7 @@ class Figures(TwoWorkers):
             }],
         }  # fmt: skip
         file.write_text(json.dumps(tried))
-        done = subprocess.run(
-            [program("promtool"), "test", "rules", str(file)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.promtool("test", "rules", str(file))
 
     def test_the_dashboard_asks_what_prometheus_understands(self) -> None:
         """Its questions as rules, for promtool to look at."""
@@ -304,19 +297,13 @@ class Figures(TwoWorkers):
         )
         file = self.folder / "asked.yml"
         file.write_text(f"groups:\n  - name: asked\n    rules:\n{rules}")
-        done = subprocess.run(
-            [program("promtool"), "check", "rules", str(file)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.promtool("check", "rules", str(file))
 
-    def checked_by_promtool(self, what: str, text: str) -> None:
-        """Prometheus's own tool finds nothing to say."""
+    def promtool(self, *words: str, text: str = "") -> str:
+        """What Prometheus's own tool, which is content, has to say."""
         done = subprocess.run(
-            [program("promtool"), "check", what], input=text, capture_output=True, text=True,
+            [program("promtool"), *words], input=text, capture_output=True, text=True,
             check=False, timeout=60,
         )  # fmt: skip
-        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout + done.stderr
